@@ -1,0 +1,280 @@
+"""The table of options: one entry for each field of `Config`, from which everything else follows.
+
+The command line and its help, the reading of the environment and of the TOML file, what
+`prefork-ads check` prints and the table in docs/configuration.md are all made from it. A new option
+is a field of `Config` with its default and one entry here.
+
+Must not know: any other module but `errors`, `values` and `dsn`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prefork_ads.dsn import DSN
+from prefork_ads.errors import ConfigError
+from prefork_ads.values import COUNT, DIRECTORY, DURATION, NETWORKS, PATH, SIZE, TEXT, Kind, one_of
+
+ENV_PREFIX = "PREFORK_ADS_"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Everything about one field of `Config` but its value."""
+
+    field: str
+    kind: Kind
+    allowed: tuple[float, float] | None
+    """Smallest and largest value, where the kind has an order."""
+    help: str
+    also_env: tuple[str, ...] = ()
+    """Variables that platforms set; the PREFORK_ADS_ one wins over them."""
+    default_text: str | None = None
+    """What to call the default where it is None or depends on the machine."""
+    secret: bool = False
+    """May hold a password: never shown as it is, not even in an error message."""
+    on_reload: bool = True
+    """A reload (SIGHUP) takes a new value; False: only a restart does."""
+    in_file: bool = True
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.key
+
+    @property
+    def key(self) -> str:
+        """The key in the TOML file: the flag without its dashes in front."""
+        return self.field.replace("_", "-")
+
+    @property
+    def env(self) -> tuple[str, ...]:
+        return (ENV_PREFIX + self.field.upper(), *self.also_env)
+
+    def show(self, value: Any) -> str:
+        """The value as one would type it, or `unset`."""
+        return "unset" if value is None or value == () else self.kind.show(value)
+
+    def allowed_text(self) -> str:
+        """The range in words; empty when there is none."""
+        if self.allowed is None:
+            return ""
+        return f"{self.show(self.allowed[0])} to {self.show(self.allowed[1])}"
+
+    def read(self, text: str, where: str) -> Any:
+        """The value that the text stands for; ConfigError says where it was and what is allowed."""
+        shown = "this value" if self.secret else repr(text)
+        try:
+            value = self.kind.parse(text)
+        except ValueError:
+            raise ConfigError(f"{where}: {shown} is not {self.kind.accepts}.") from None
+        if self.allowed is not None and not self.allowed[0] <= value <= self.allowed[1]:
+            raise ConfigError(f"{where}: {shown} is out of range: {self.allowed_text()}.")
+        return value
+
+
+LISTENING = (
+    Option(
+        "host",
+        TEXT,
+        None,
+        "Address to listen on. 0.0.0.0 is every IPv4 address of the machine, :: every address.",
+        on_reload=False,
+    ),
+    Option(
+        "port",
+        COUNT,
+        (0, 65535),
+        "TCP port to listen on. 0 takes a free one and prints it.",
+        also_env=("PORT",),
+        on_reload=False,
+    ),
+    Option(
+        "unix_socket",
+        PATH,
+        None,
+        "Listen on this Unix socket instead of on host and port.",
+        default_text="host and port",
+        on_reload=False,
+    ),
+    Option(
+        "backlog",
+        COUNT,
+        (1, 65535),
+        "Connections that may wait in the kernel for each worker; net.core.somaxconn caps it.",
+        on_reload=False,
+    ),
+    Option(
+        "trusted_proxies",
+        NETWORKS,
+        None,
+        "Proxies whose X-Forwarded-For is believed for the address that is logged.",
+        default_text="none",
+    ),
+)
+
+PROCESSES = (
+    Option(
+        "workers",
+        COUNT,
+        (1, 128),
+        "Worker processes, each with its own event loop and database connections.",
+        also_env=("WEB_CONCURRENCY",),
+        default_text="the cores this process may use",
+        on_reload=False,
+    ),
+    Option(
+        "pid_file",
+        PATH,
+        None,
+        "Write the master's process id to this file.",
+        default_text="none",
+        on_reload=False,
+    ),
+)
+
+DATABASE = (
+    Option(
+        "dsn",
+        DSN,
+        None,
+        "PostgreSQL to use: postgresql://user@host:5432/name or 'host=… dbname=…'. Without it a"
+        " PostgreSQL of its own runs in the data directory. Others on this machine can read flags"
+        " in ps: put a password in the environment, in the file or in ~/.pgpass.",
+        also_env=("DATABASE_URL",),
+        default_text="embedded PostgreSQL",
+        secret=True,
+        on_reload=False,
+    ),
+    Option(
+        "reader_dsn",
+        DSN,
+        None,
+        "PostgreSQL to look ads up in, such as a replica.",
+        default_text="the same as --dsn",
+        secret=True,
+    ),
+    Option(
+        "data_dir",
+        DIRECTORY,
+        None,
+        "Where the embedded PostgreSQL keeps its data.",
+        default_text="/var/lib/prefork-ads for root, else ~/.local/share/prefork-ads",
+        on_reload=False,
+    ),
+    Option(
+        "log_table",
+        one_of("logged", "unlogged"),
+        None,
+        "How request_log is stored. An unlogged table is written to disk once instead of twice,"
+        " but a crash of PostgreSQL empties it and replicas do not have it.",
+        on_reload=False,
+    ),
+    Option(
+        "retention_days",
+        COUNT,
+        (0, 36500),
+        "Days of request_log to keep; older days are dropped. 0 keeps everything.",
+    ),
+)
+
+READING = (
+    Option("readers", COUNT, (1, 64), "Connections for lookups in each worker."),
+    Option(
+        "read_batch",
+        COUNT,
+        (1, 10_000),
+        "Lookups that may share one query. 1 is one query for each request.",
+    ),
+    Option(
+        "read_queue",
+        COUNT,
+        (1, 10_000_000),
+        "Lookups that may wait in each worker; past it requests get 503 at once.",
+    ),
+    Option("read_timeout_s", DURATION, (0.01, 3600), "Longest time for a lookup's query."),
+)
+
+WRITING = (
+    Option("write_batch", COUNT, (1, 1_000_000), "Rows of request_log in one statement at most."),
+    Option(
+        "write_batch_bytes", SIZE, (1 << 10, 256 << 20), "Bytes of rows in one statement at most."
+    ),
+    Option(
+        "write_interval_s",
+        DURATION,
+        (0.001, 3600),
+        "Longest time that a row waits for its batch to fill.",
+    ),
+    Option(
+        "write_queue",
+        COUNT,
+        (1, 100_000_000),
+        "Rows that each worker holds in memory while PostgreSQL is slow or away; past it requests"
+        " get 503.",
+    ),
+    Option(
+        "write_queue_bytes",
+        SIZE,
+        (64 << 10, 64 << 30),
+        "The same limit in bytes; whichever is reached first counts.",
+    ),
+)
+
+LIMITS = (
+    Option("max_url", SIZE, (64, 1 << 20), "Longest URL; past it 414."),
+    Option(
+        "max_head", SIZE, (256, 16 << 20), "Largest request line with its headers; past it 431."
+    ),
+    Option("max_body", SIZE, (0, 64 << 20), "Largest body of a request; past it 413."),
+    Option("max_connections", COUNT, (1, 1_000_000), "Open connections of each worker."),
+)
+
+TIME_LIMITS = (
+    Option("head_timeout_s", DURATION, (0.1, 3600), "Time for a client to send a request's head."),
+    Option("body_timeout_s", DURATION, (0.1, 3600), "Time for a client to send a request's body."),
+    Option("idle_timeout_s", DURATION, (0.1, 86400), "Time that a connection may be idle."),
+    Option("send_timeout_s", DURATION, (0.1, 3600), "Time that a client may take no answers."),
+    Option(
+        "drain_window_s",
+        DURATION,
+        (0, 3600),
+        "Time in which a stopping worker answers one more request on each open connection.",
+    ),
+    Option(
+        "drain_timeout_s", DURATION, (0.1, 3600), "Time after which a stopping worker is killed."
+    ),
+    Option(
+        "worker_timeout_s",
+        DURATION,
+        (1, 3600),
+        "A worker without a sign of life for this long is killed and replaced.",
+    ),
+    Option("boot_timeout_s", DURATION, (1, 3600), "Time for a new worker to become ready."),
+)
+
+CONFIGURATION = (
+    Option(
+        "config",
+        PATH,
+        None,
+        "TOML file with options; its keys are the flags without the dashes in front.",
+        default_text="none",
+        on_reload=False,
+        in_file=False,
+    ),
+)
+
+GROUPS: Mapping[str, tuple[Option, ...]] = {
+    "Listening": LISTENING,
+    "Processes": PROCESSES,
+    "Database": DATABASE,
+    "Reading": READING,
+    "Writing": WRITING,
+    "Limits": LIMITS,
+    "Time limits": TIME_LIMITS,
+    "Configuration": CONFIGURATION,
+}
+
+OPTIONS: Mapping[str, Option] = {
+    option.field: option for group in GROUPS.values() for option in group
+}
