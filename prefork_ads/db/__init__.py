@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, batched reads and writes, migrations, the embedded server."""

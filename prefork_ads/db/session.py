@@ -1,0 +1,143 @@
+"""One synchronous psycopg2 connection, for everything that is not the serving path.
+
+Migrations, the keeper, imports and checks each do one thing at a time and may block; the workers'
+asynchronous connections live in `connection`. What is shared here is how a connection is opened,
+how its failure is told to an operator, and the numbers of our advisory locks.
+
+Facts that shaped it:
+- A server that is just starting refuses with the same error class as one that is not there, so a
+  start that races PostgreSQL's own must retry for a while before it gives up.
+- libpq waits for ever on a host that drops packets unless connect_timeout is set.
+- libpq's messages name host, port and user and never the password, so they may be shown.
+
+Must not know: processes, signals, or any table.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg2
+import psycopg2.errors
+import psycopg2.extensions
+
+from prefork_ads.errors import ConfigError, DatabaseUnavailable, SchemaError
+
+# All our advisory locks share the first key ("PFAD" in ASCII), so that they cannot meet another
+# program's in the same database. The second key says what is locked.
+ADVISORY_NAMESPACE: Final = 0x50464144
+LOCK_MIGRATE: Final = 1
+LOCK_KEEPER: Final = 2
+
+CONNECT_TIMEOUT_S: Final = 10
+RETRY_PAUSE_S: Final = 0.2
+
+
+def connect(
+    dsn: str, *, wait_s: float = 0.0, report: Callable[[str], None] | None = None
+) -> psycopg2.extensions.connection:
+    """Open a connection; while the server is not there yet, try again for `wait_s` seconds."""
+    full_dsn = _with_defaults(dsn)
+    give_up_at = time.monotonic() + wait_s
+    told = False
+    while True:
+        try:
+            return psycopg2.connect(full_dsn)
+        except psycopg2.OperationalError as error:
+            if time.monotonic() >= give_up_at or not _may_come(error):
+                raise unavailable(dsn, error) from error
+            if report is not None and not told:
+                report(f"waiting for the database at {describe(dsn)}: {first_line(error)}")
+                told = True
+        time.sleep(RETRY_PAUSE_S)
+
+
+@contextmanager
+def connection(
+    dsn: str,
+    *,
+    autocommit: bool = False,
+    wait_s: float = 0.0,
+    report: Callable[[str], None] | None = None,
+) -> Iterator[psycopg2.extensions.connection]:
+    """A connection that is closed at the end.
+
+    What the server cannot or will not do inside leaves as DatabaseUnavailable or SchemaError,
+    unless the block knows better.
+    """
+    conn = connect(dsn, wait_s=wait_s, report=report)
+    try:
+        conn.autocommit = autocommit
+        yield conn
+    except psycopg2.errors.InsufficientPrivilege as error:
+        raise SchemaError(
+            f"This role may not do that at {describe(dsn)}: {first_line(error)}. "
+            "docs/database.md lists what a role needs."
+        ) from error
+    except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedFunction) as error:
+        raise SchemaError(
+            f"The database at {describe(dsn)} lacks something: {first_line(error)}. "
+            "Bring it up to date with: prefork-ads migrate"
+        ) from error
+    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        if conn.closed:
+            raise unavailable(dsn, error) from error
+        raise DatabaseUnavailable(  # disk full, a timeout, too little memory, a shutdown
+            f"The database at {describe(dsn)} could not do it: {first_line(error)}."
+        ) from error
+    finally:
+        conn.close()
+
+
+def describe(dsn: str) -> str:
+    """Which database a DSN means, without its password: `user@host:port/name`."""
+    parts = _parse(dsn)
+    host = parts.get("host") or parts.get("hostaddr") or "local socket"
+    port = f":{parts['port']}" if "port" in parts else ""
+    user = f"{parts['user']}@" if "user" in parts else ""
+    return f"{user}{host}{port}/{parts.get('dbname', parts.get('user', ''))}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; libpq adds hints and carets below it."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def unavailable(dsn: str, error: BaseException) -> DatabaseUnavailable:
+    """What an operator reads when the database cannot be reached."""
+    return DatabaseUnavailable(
+        f"The database at {describe(dsn)} cannot be reached: {first_line(error)}. "
+        "Start it, or point --dsn at one that runs."
+    )
+
+
+def _with_defaults(dsn: str) -> str:
+    parts: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": "prefork-ads",
+        "client_encoding": "UTF8",
+    }
+    parts.update(_parse(dsn))
+    full: str = psycopg2.extensions.make_dsn(**parts)
+    return full
+
+
+def _parse(dsn: str) -> dict[str, Any]:
+    try:
+        return psycopg2.extensions.parse_dsn(dsn)
+    except psycopg2.ProgrammingError as error:
+        raise ConfigError(
+            f"The DSN cannot be understood: {first_line(error)}. Write it as "
+            "postgresql://user@host:5432/name or as host=… dbname=… user=…."
+        ) from error
+
+
+def _may_come(error: psycopg2.OperationalError) -> bool:
+    """False for refusals that no waiting cures: a wrong password, role or database name.
+
+    psycopg2 leaves pgcode empty on a failed connect, so libpq's text is all there is. A server with
+    translated messages makes us wait for nothing, which is the harmless side to err on.
+    """
+    text = str(error)
+    return "does not exist" not in text and "authentication failed" not in text

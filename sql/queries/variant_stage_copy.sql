@@ -1,0 +1,2 @@
+-- Fill the stage with one batch.
+COPY variant_stage FROM STDIN
