@@ -1,0 +1,215 @@
+"""One private aiopg connection with its one cursor, owned by one task.
+
+Everything peculiar about aiopg 1.4 and libpq's asynchronous mode stays in this module. *Measured*:
+
+- a statement ended by the server's `statement_timeout` arrives as `asyncio.CancelledError`, which looks
+  like the task being cancelled; the real cause is its `__context__`;
+- a client-side timeout or a cancelled task closes the connection, so a timeout here means a new one;
+- a DSN with several hosts hangs when the first of them refuses: hosts are tried one at a time by us;
+- libpq resolves names with the blocking getaddrinfo: names are resolved by the loop, and libpq is handed
+  the address beside the name (which certificates are checked against);
+- after a refused connect under uvloop the next attempt may raise `RuntimeError` ("UVPoll ... closed"),
+  because the descriptor number is used again; the one after works;
+- `wait_for(aiopg.connect())` breaks on Python 3.11, aiopg's own `timeout` does not;
+- enable_hstore costs a query per connection, and uuids are wanted as text, so all three are off;
+- COPY, executemany, commit and rollback are refused in asynchronous mode: every statement string is its
+  own transaction.
+
+Must not know: what is asked or written.
+"""
+
+import asyncio
+import ipaddress
+import random
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import aiopg
+import psycopg2
+import psycopg2.extensions
+
+from prefork_ads.errors import DatabaseUnavailable
+
+
+class ConnectionLost(Exception):
+    """The connection is gone; whether a statement under way took effect is unknown."""
+
+
+class StatementTimeout(Exception):
+    """The server ended the statement; it took no effect and the connection is fine."""
+
+
+class StatementFailed(Exception):
+    """PostgreSQL refused the statement; it took no effect and the connection is fine."""
+
+    def __init__(self, error: psycopg2.Error) -> None:
+        super().__init__(str(error).strip() or type(error).__name__)
+        self.sqlstate: str = error.pgcode or ""
+
+
+class Backoff:
+    """Waits that double up to a limit, with jitter so that many workers do not knock together."""
+
+    __slots__ = ("_first_s", "_limit_s", "_next_s")
+
+    def __init__(self, first_s: float = 0.05, limit_s: float = 2.0) -> None:
+        self._first_s = self._next_s = first_s
+        self._limit_s = limit_s
+
+    def reset(self) -> None:
+        self._next_s = self._first_s
+
+    def next_s(self) -> float:
+        wait_s, self._next_s = self._next_s, min(self._next_s * 2, self._limit_s)
+        return wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+
+
+class AsyncConnection:
+    """An open connection. Made by `open_connection`; used by one task at a time."""
+
+    __slots__ = ("_connection", "_cursor")
+
+    def __init__(self, connection: aiopg.Connection, cursor: Any) -> None:
+        self._connection = connection
+        self._cursor = cursor
+
+    async def execute(
+        self, statement: str, parameters: Mapping[str, Any] | None = None, *, timeout_s: float
+    ) -> None:
+        """Run one statement string: one transaction, however many statements it has.
+
+        Raises ConnectionLost, StatementTimeout or StatementFailed.
+        """
+        try:
+            await self._cursor.execute(statement, parameters, timeout=timeout_s)
+        except asyncio.CancelledError as cancelled:
+            if isinstance(cancelled.__context__, psycopg2.extensions.QueryCanceledError):
+                raise StatementTimeout(str(cancelled.__context__).strip()) from None
+            raise
+        except TimeoutError:
+            raise ConnectionLost(f"no answer within {timeout_s:g} s") from None
+        except psycopg2.Error as error:
+            if self.closed or error.pgcode is None:
+                self.close()
+                raise ConnectionLost(_first_line(error)) from None
+            raise StatementFailed(error) from None
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """All rows of the last statement."""
+        # The cursor below aiopg's: its fetchall is a coroutine around a call that never waits.
+        rows: list[tuple[Any, ...]] = self._cursor.raw.fetchall()
+        return rows
+
+    @property
+    def rowcount(self) -> int:
+        count: int = self._cursor.rowcount
+        return count
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._connection.closed)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+async def open_connection(
+    dsn: str, *, role: str, set_up: Sequence[str] = (), timeout_s: float = 5.0
+) -> AsyncConnection:
+    """Connect to the first host that takes us, and run the `set_up` statements.
+
+    `role` shows in pg_stat_activity. Raises DatabaseUnavailable with every host's reason.
+    """
+    reasons: list[str] = []
+    for parameters in await _candidates(dsn):
+        try:
+            return await _open_one(parameters, role, set_up, timeout_s)
+        except (ConnectionLost, StatementTimeout, StatementFailed) as error:
+            reasons.append(f"{_where(parameters)}: {error}")
+    raise DatabaseUnavailable("; ".join(reasons))
+
+
+async def _open_one(
+    parameters: Mapping[str, str], role: str, set_up: Sequence[str], timeout_s: float
+) -> AsyncConnection:
+    try:
+        connection = await _connect(parameters, role, timeout_s)
+    except RuntimeError:
+        # uvloop's stale poll handle; see above. The next attempt works.
+        connection = await _connect(parameters, role, timeout_s)
+    opened = AsyncConnection(connection, await connection.cursor())
+    try:
+        for statement in set_up:
+            await opened.execute(statement, timeout_s=timeout_s)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+async def _connect(parameters: Mapping[str, str], role: str, timeout_s: float) -> aiopg.Connection:
+    dsn = psycopg2.extensions.make_dsn(
+        **{
+            "application_name": role,
+            "client_encoding": "UTF8",
+            # A peer that vanished is noticed within half a minute, not after the kernel's two hours.
+            "keepalives_idle": "10",
+            "keepalives_interval": "5",
+            "keepalives_count": "3",
+            **parameters,
+        }
+    )
+    try:
+        return await aiopg.connect(
+            dsn, timeout=timeout_s, enable_json=False, enable_hstore=False, enable_uuid=False
+        )
+    except TimeoutError:
+        raise ConnectionLost(f"no connection within {timeout_s:g} s") from None
+    except psycopg2.Error as error:
+        raise ConnectionLost(_first_line(error)) from None
+
+
+async def _candidates(dsn: str) -> list[dict[str, str]]:
+    """The DSN once per host and address."""
+    parameters = {name: str(value) for name, value in psycopg2.extensions.parse_dsn(dsn).items()}
+    hosts = parameters.get("host", "").split(",")
+    ports = parameters.get("port", "").split(",")
+    candidates: list[dict[str, str]] = []
+    for index, host in enumerate(hosts):
+        one = {**parameters, "host": host, "port": ports[index if len(ports) > 1 else 0]}
+        # Choosing among hosts is ours to do, so libpq must not reject one for its role.
+        one = {name: value for name, value in one.items() if value}
+        candidates += [one | extra for extra in await _addresses(one)]
+    return candidates
+
+
+async def _addresses(parameters: Mapping[str, str]) -> list[dict[str, str]]:
+    host = parameters.get("host", "")
+    if not host or host.startswith(("/", "@")) or "hostaddr" in parameters or _is_address(host):
+        return [{}]
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        # Let libpq say what is wrong with the name.
+        return [{}]
+    return [{"hostaddr": str(address)} for address in dict.fromkeys(entry[4][0] for entry in found)]
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _where(parameters: Mapping[str, str]) -> str:
+    host = parameters.get("host") or "the default host"
+    port = parameters.get("port")
+    return f"{host} port {port}" if port else host
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

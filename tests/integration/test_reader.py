@@ -1,0 +1,251 @@
+"""The reader: every caller is answered exactly once: its row, None, or in time "unavailable"."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
+from typing import Any
+from uuid import UUID
+
+import uvloop
+
+from prefork_ads.db.queries import query
+from prefork_ads.db.reader import LookupLine, Reader
+from prefork_ads.metrics import Counter, Gauge
+from tests.conftest import Database
+from tests.proxy import Proxy
+
+AWAY = "unavailable"
+
+
+def key(number: int) -> str:
+    return str(UUID(int=number))
+
+
+class Desk:
+    """A line with its readers, and every answer that was delivered."""
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        batch: int = 256,
+        bound: int = 10_000,
+        timeout_s: float = 5.0,
+        readers: int = 1,
+    ) -> None:
+        self.counters = [0] * len(Counter)
+        self.gauges = [0] * len(Gauge)
+        self.said: list[str] = []
+        self.line: LookupLine[str] = LookupLine(
+            unavailable=AWAY, batch=batch, bound=bound, timeout_s=timeout_s, gauges=self.gauges
+        )
+        self.readers = [
+            Reader(
+                self.line,
+                dsn,
+                prepare=query("ad_variant_prepare"),
+                statement=query("ad_variant_lookup"),
+                timeout_s=timeout_s,
+                counters=self.counters,
+                gauges=self.gauges,
+                report=self.said.append,
+            )
+            for _ in range(readers)
+        ]
+
+    def ask(self, wanted: str) -> "asyncio.Future[Any]":
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        # set_result fails the second time: a caller answered twice is an error of the test.
+        assert self.line.look_up(wanted, future.set_result)
+        return future
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(reader.run()) for reader in self.readers]
+        try:
+            await asyncio.gather(*(reader.connected.wait() for reader in self.readers))
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await scenario()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(bounded())
+
+
+def fill(database: Database, count: int) -> None:
+    database.execute(
+        "INSERT INTO ad_variant SELECT lpad(to_hex(n), 32, '0')::uuid, n, n, 300, 250, 'title ' || n,"
+        " 'https://cdn.example/' || n, 'https://shop.example/' || n FROM generate_series(1, %s) AS n",
+        count,
+    )
+
+
+def test_each_caller_gets_its_own_row_and_the_unknown_none(database: Database) -> None:
+    fill(database, 300)
+
+    async def scenario() -> None:
+        desk = Desk(database.dsn, batch=64)
+        async with desk.open():
+            answers = await asyncio.gather(*(desk.ask(key(n)) for n in range(1, 351)))
+        for n, row in enumerate(answers, start=1):
+            if n <= 300:
+                expected = (300, 250, f"title {n}", f"https://cdn.example/{n}")
+                assert row[:7] == (key(n), n, n, *expected)
+            else:
+                assert row is None
+
+    run(scenario)
+
+
+def test_keys_that_come_together_share_one_query(database: Database) -> None:
+    """The performance budget as a count: round trips per batch, not per request."""
+    fill(database, 100)
+
+    async def scenario() -> None:
+        desk = Desk(database.dsn, batch=100)
+        async with desk.open():
+            await asyncio.gather(*(desk.ask(key(n)) for n in range(1, 101)))
+        assert desk.counters[Counter.LOOKUP_BATCHES] == 1
+        assert desk.counters[Counter.LOOKUP_KEYS] == 100
+
+    run(scenario)
+
+
+def test_a_batch_of_one_is_one_query_per_request(database: Database) -> None:
+    fill(database, 10)
+
+    async def scenario() -> None:
+        desk = Desk(database.dsn, batch=1)
+        async with desk.open():
+            await asyncio.gather(*(desk.ask(key(n)) for n in range(1, 11)))
+        assert desk.counters[Counter.LOOKUP_BATCHES] == 10
+
+    run(scenario)
+
+
+def test_the_same_key_is_asked_for_once(database: Database) -> None:
+    fill(database, 1)
+
+    async def scenario() -> None:
+        desk = Desk(database.dsn)
+        async with desk.open():
+            answers = await asyncio.gather(*(desk.ask(key(1)) for _ in range(50)))
+        assert len(set(answers)) == 1
+        assert desk.counters[Counter.LOOKUP_KEYS] == 1
+
+    run(scenario)
+
+
+def test_several_readers_serve_one_line(database: Database) -> None:
+    fill(database, 200)
+
+    async def scenario() -> None:
+        desk = Desk(database.dsn, batch=10, readers=3)
+        async with desk.open():
+            assert desk.gauges[Gauge.READERS_CONNECTED] == 3
+            answers = await asyncio.gather(*(desk.ask(key(n)) for n in range(1, 201)))
+        assert [row[1] for row in answers] == list(range(1, 201))
+        assert desk.gauges[Gauge.READERS_CONNECTED] == 0
+
+    run(scenario)
+
+
+def test_past_the_bound_the_answer_is_no_at_once(database: Database) -> None:
+    async def scenario() -> None:
+        desk = Desk(database.dsn, bound=10)
+        asked = [desk.ask(key(n % 5)) for n in range(10)]
+        assert not desk.line.look_up(key(99), asked[0].set_result)
+        async with desk.open():
+            await asyncio.gather(*asked)
+            assert await desk.ask(key(99)) is None
+
+    run(scenario)
+
+
+def test_a_locked_table_answers_unavailable_in_time_and_works_again(database: Database) -> None:
+    """The server's statement_timeout, which aiopg delivers as a cancelled task."""
+    fill(database, 1)
+
+    async def scenario() -> None:
+        desk = Desk(database.dsn, timeout_s=0.2)
+        async with desk.open():
+            with closing(database.connect(autocommit=False)) as blocker:
+                blocker.cursor().execute("LOCK TABLE ad_variant IN ACCESS EXCLUSIVE MODE")
+                assert await desk.ask(key(1)) == AWAY
+                blocker.rollback()
+            assert (await desk.ask(key(1)))[0] == key(1)
+        assert desk.counters[Counter.LOOKUP_FAILURES] == 1
+
+    run(scenario)
+
+
+def test_a_table_that_is_away_answers_unavailable(database: Database) -> None:
+    async def scenario() -> None:
+        desk = Desk(database.dsn)
+        async with desk.open():
+            database.execute("ALTER TABLE ad_variant RENAME TO elsewhere")
+            assert await desk.ask(key(1)) == AWAY
+            database.execute("ALTER TABLE elsewhere RENAME TO ad_variant")
+            assert await desk.ask(key(1)) is None
+
+    run(scenario)
+
+
+def test_a_batch_whose_connection_dies_is_asked_again(database: Database) -> None:
+    fill(database, 30)
+
+    async def scenario() -> None:
+        async with Proxy(database.dsn) as proxy:
+            desk = Desk(proxy.dsn)
+            async with desk.open():
+                proxy.swallow_answers()
+                asked = [desk.ask(key(n)) for n in range(1, 21)]
+                await proxy.statement_seen.wait()
+                # These wait behind the batch under way, and one of them joins it.
+                asked += [desk.ask(key(n)) for n in range(20, 31)]
+                proxy.cut()
+                answers = await asyncio.gather(*asked)
+            assert [row[1] for row in answers] == [*range(1, 21), *range(20, 31)]
+            assert proxy.connections == 2
+
+    run(scenario)
+
+
+def test_nobody_waits_longer_than_the_limit_while_postgresql_is_away() -> None:
+    async def scenario() -> None:
+        desk = Desk("host=/nowhere", timeout_s=2.0)
+        running = asyncio.create_task(desk.readers[0].run())
+        desk.line.expire(100.0)
+        old = desk.ask(key(1))
+        desk.line.expire(101.5)
+        young = desk.ask(key(2))
+        desk.line.expire(102.5)
+        assert await old == AWAY
+        assert not young.done()
+        desk.line.expire(104.0)
+        assert await young == AWAY
+        assert desk.gauges[Gauge.LOOKUPS_WAITING] == 1, "as of before this sweep's answers"
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    run(scenario)
+
+
+def test_a_key_cannot_leave_its_array(database: Database) -> None:
+    """Endpoints let only UUIDs through; the reader does not rely on it."""
+
+    async def scenario() -> None:
+        desk = Desk(database.dsn)
+        async with desk.open():
+            assert await desk.ask("'); DROP TABLE ad_variant; --") == AWAY
+            assert await desk.ask(key(1)) is None
+
+    run(scenario)
