@@ -1,0 +1,1 @@
+"""Events: the line in which each logged request is kept and shipped."""

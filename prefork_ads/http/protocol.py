@@ -1,0 +1,646 @@
+"""One client connection: bytes to requests, answers to bytes, in order.
+
+The shape of a connection's life, by what it is receiving:
+
+    IDLE ──message begins──▶ HEAD ──head complete──▶ BODY ──message complete──▶ IDLE
+      any of them ──protocol error, or an answer that closes──▶ LINGER ──▶ closed
+
+- A handler runs straight from the parser's callback: no task, no queue and no future per request.
+- Answers leave in the order of the requests (RFC 9112, 9.3.2). `_outstanding` holds the requests that
+  are answered out of order or not yet; while it is empty an answer goes straight to the outbox.
+- Nothing is written here at once: the outbox writes once per loop tick, after the tick's event lines
+  are safe. So an answer on the wire always has its line behind it.
+- httptools cannot be paused in the middle of a chunk and may hand over a URL or a body in pieces: both
+  callbacks append. What arrives is fed in slices, so that one read full of tiny pipelined requests
+  cannot run far past `max_pipelined`. Sizes are checked between slices, so a head can be a slice over
+  its limit.
+- `get_http_version()` formats a string, 0.3 µs of the 15 a request takes (*measured*), so it is asked
+  once a connection, and again where the answer matters: no Host field, a length to be judged, or a
+  connection that is not to be kept, as in every version but 1.1 unless the client asks.
+- Messages whose length two parsers could see differently are refused and the connection closed:
+  llhttp is run without its leniencies, and what it lets pass (other transfer codings, Host fields that
+  are no host, authorities that are none) is refused here.
+- A trailer's fields come through the same callback as a header's. They are dropped: a trailer passes
+  proxies that would have replaced the same field in the header (RFC 9110, 6.5.1).
+- llhttp takes a body behind `Upgrade` for the protocol upgraded to, but a request that offers an upgrade
+  is to be answered as it stands (Java's client and `curl --http2` offer h2c with each first request).
+  So such a head is fed once more, without the offer.
+
+Must not know: ads, databases, files.
+"""
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Callable
+from typing import cast
+
+import httptools
+
+from prefork_ads.http.limits import Limits
+from prefork_ads.http.message import (
+    CONTENT_LENGTH,
+    EXPECT,
+    FIELD_NAMES,
+    HOST,
+    NO_FIELDS,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    X_FORWARDED_FOR,
+    Answers,
+    Handler,
+    Request,
+    with_connection,
+    without_body,
+)
+from prefork_ads.http.outbox import Outbox
+
+IDLE, HEAD, BODY, LINGER = range(4)
+
+# Why a connection is not read from: bits of `_paused_by`.
+SLOW_READER, MANY_OUTSTANDING, MANY_UNSENT = 1, 2, 4
+
+FEED_SLICE_BYTES = 16 * 1024
+
+# RFC 3986 host and port as far as RFC 9112, 3.2 needs it: what cannot be a host is refused, so that
+# no two servers in a chain can read two hosts out of one message. llhttp leaves the white space that
+# may follow a value.
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?[ \t]*")
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+# How llhttp's reasons begin where 400 would not be the status: a method of another protocol, and a
+# version of this one that is not ours ("PRI * HTTP/2.0" among them).
+_NO_METHOD = "Invalid method for HTTP"
+_OTHER_VERSION = ("Invalid HTTP version", "Pause on PRI")
+
+# Raw spelling of a header name -> position in FIELD_NAMES, or -1 for one nobody reads. Learned as
+# names are met, so that the common path is one dictionary hit. Clients choose names, so it is bounded,
+# and emptied when full: filled with nonsense for good, it would slow every later request down.
+_POSITIONS: dict[bytes, int] = {}
+_MAX_LEARNED = 1024
+_BY_NAME = {name: position for position, name in enumerate(FIELD_NAMES)}
+
+
+def _learn(name: bytes) -> int:
+    position = _BY_NAME.get(name.lower(), -1)
+    if len(name) <= 40:
+        if len(_POSITIONS) >= _MAX_LEARNED:
+            _POSITIONS.clear()
+        _POSITIONS[name] = position
+    return position
+
+
+class Refused(Exception):
+    """A message that is answered with an error and the end of the connection."""
+
+    def __init__(self, status: int, message: str, extra: bytes = b"") -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.extra = extra
+
+
+class Hub:
+    """What all connections of a worker share. One per process."""
+
+    __slots__ = (
+        "answers",
+        "connections",
+        "draining",
+        "handler",
+        "limits",
+        "max_message",
+        "now",
+        "on_refused",
+        "outbox",
+        "report",
+        "slice_bytes",
+    )
+
+    def __init__(
+        self,
+        handler: Handler,
+        answers: Answers,
+        outbox: Outbox,
+        limits: Limits,
+        report: Callable[[str, Exception], None],
+        on_refused: Callable[[int], None],
+    ) -> None:
+        self.handler = handler
+        self.answers = answers
+        self.outbox = outbox
+        self.limits = limits
+        self.report = report
+        self.on_refused = on_refused
+        self.slice_bytes = min(FEED_SLICE_BYTES, limits.max_head)
+        # A body in chunks of one byte each, with its size and two line ends around each, and a trailer
+        # as large as a head: more than that has to hide in what the chunks say besides.
+        self.max_message = limits.max_head + 6 * limits.max_body
+        self.connections: set[Connection] = set()
+        self.draining = False
+        # Seconds on a coarse clock that `sweep` advances: good enough for time limits of seconds, and
+        # free on the hot path.
+        self.now = 0.0
+
+    def sweep(self, now: float) -> None:
+        """End what has taken too long; called about four times a second."""
+        self.now = now
+        for connection in list(self.connections):
+            connection.check_time(now)
+
+    def drain(self) -> None:
+        """From now on the next answer on a connection is its last, and says so."""
+        self.draining = True
+
+    def close_idle(self) -> None:
+        """The end of the draining window: nobody is in the middle of a request, so nobody is hurt."""
+        for connection in list(self.connections):
+            connection.close_if_idle()
+
+    def abort_all(self) -> None:
+        for connection in list(self.connections):
+            connection.abort()
+
+
+class Connection(asyncio.Protocol):
+    """An asyncio protocol on httptools."""
+
+    # Slots keep ten thousand idle connections small.
+    __slots__ = (
+        "_body",
+        "_fields",
+        "_fields_in",
+        "_head_bytes",
+        "_hub",
+        "_keep_alive",
+        "_message_bytes",
+        "_out",
+        "_outstanding",
+        "_parser",
+        "_paused_by",
+        "_peer_done",
+        "_receiving",
+        "_replay",
+        "_since",
+        "_transport",
+        "_unfed",
+        "_url",
+        "_version",
+        "peer",
+        "scheduled",
+    )
+
+    def __init__(self, hub: Hub) -> None:
+        # For the life of the connection.
+        self._hub = hub
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._version = ""
+        self.peer = ""
+        # Between requests.
+        self._receiving = IDLE
+        self._since = hub.now
+        self._keep_alive = True
+        self._peer_done = False
+        self._outstanding: deque[Request] = deque()
+        self._out: list[bytes] = []
+        self.scheduled = False
+        self._unfed = b""
+        self._paused_by = 0
+        # For one request.
+        self._url = b""
+        self._fields = NO_FIELDS
+        # Where on_header puts fields: `_fields`, and elsewhere once they are a trailer's.
+        self._fields_in = NO_FIELDS
+        self._body: list[bytes] | None = None
+        self._head_bytes = 0
+        self._message_bytes = 0
+        self._replay = b""
+
+    # -- the transport's calls ---------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        hub = self._hub
+        self._transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        hub.connections.add(self)
+        self._since = hub.now
+        if isinstance(peer, tuple):
+            self.peer = _plain_address(peer[0])
+        elif peer is None:
+            # Reset before we could ask who it was. What it sent is still there to be read, and must not
+            # pass for a request from a UNIX socket, whose peers have no address and are trusted.
+            self._receiving = LINGER
+            self.abort()
+            return
+        if len(hub.connections) > hub.limits.max_connections:
+            self._refuse(Refused(503, "Too many connections.", b"Retry-After: 1\r\n"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._hub.connections.discard(self)
+        self._transport = None
+        self._receiving = LINGER
+        self._outstanding.clear()
+        self._out.clear()
+        self._unfed = b""
+        # The parser refers to our bound methods: without this the pair waits for the cycle collector.
+        del self._parser
+
+    def eof_received(self) -> bool:
+        """A half-closed client still gets the answers it waits for (RFC 9112, 9.6)."""
+        self._peer_done = True
+        self._keep_alive = False
+        self._receiving = LINGER
+        # True keeps our half open, until the last answer owed is written.
+        return bool(self._outstanding or self._out)
+
+    def data_received(self, data: bytes) -> None:
+        if self._receiving == LINGER:
+            return
+        if self._paused_by or len(data) > self._hub.slice_bytes:
+            self._unfed = self._unfed + data if self._unfed else data
+            self._feed_slices()
+        else:
+            self._feed(data)
+
+    def pause_writing(self) -> None:
+        """The client reads slowly: stop taking requests from it until it has read."""
+        self._pause(SLOW_READER)
+        self._since = self._hub.now
+
+    def resume_writing(self) -> None:
+        self._unpause(SLOW_READER)
+
+    # -- feeding the parser ------------------------------------------------------------------------
+
+    def _feed(self, data: bytes) -> None:
+        while True:
+            if self._receiving <= HEAD:
+                # Counted before parsing: httptools keeps an unfinished header line to itself.
+                self._head_bytes += len(data)
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                if self._replay:
+                    data, self._replay = self._replay + data, b""
+                    # The old one may have read "close" and take nothing more.
+                    self._parser = httptools.HttpRequestParser(self)
+                if not data or self._receiving == LINGER:
+                    return
+                if self._paused_by:
+                    self._unfed = data + self._unfed
+                    return
+            except httptools.HttpParserError as error:
+                if self._receiving != LINGER:
+                    self._refuse(self._as_refusal(error))
+                return
+            else:
+                if self._receiving != IDLE:
+                    self._check_size(len(data))
+                return
+
+    def _check_size(self, fed: int) -> None:
+        """The message goes on in the next read: is it too large already?"""
+        limits = self._hub.limits
+        if self._receiving == HEAD:
+            if self._head_bytes > limits.max_head:
+                self._refuse(Refused(431, "The header of this request is too large."))
+        elif self._receiving == BODY:
+            self._message_bytes += fed
+            if self._message_bytes > self._hub.max_message:
+                self._refuse(Refused(413, "The chunks of this request say too much."))
+
+    def _feed_slices(self) -> None:
+        size, most = self._hub.slice_bytes, self._hub.limits.max_pipelined
+        while self._unfed and not self._paused_by and self._receiving != LINGER:
+            if len(self._out) >= most:
+                # Answers can be a thousand times as long as requests: write these first.
+                self._pause(MANY_UNSENT)
+                return
+            piece, self._unfed = self._unfed[:size], self._unfed[size:]
+            self._feed(piece)
+        if self._receiving == LINGER:
+            self._unfed = b""
+
+    # -- httptools' calls --------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._receiving == LINGER:
+            raise Refused(400, "This connection has had its last answer.")
+        self._url = b""
+        self._fields = self._fields_in = NO_FIELDS.copy()
+        self._body = None
+        self._receiving = HEAD
+        self._since = self._hub.now
+
+    def on_url(self, piece: bytes) -> None:
+        self._url = self._url + piece if self._url else piece
+        if len(self._url) > self._hub.limits.max_url:
+            raise Refused(414, "The target of this request is too long.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        position = _POSITIONS.get(name)
+        if position is None:
+            position = _learn(name)
+        if position >= 0:
+            fields = self._fields_in
+            if fields[position] is not None:
+                value = _repeated(position, cast(bytes, fields[position]), value)
+            fields[position] = value
+
+    def on_headers_complete(self) -> None:
+        self._receiving = BODY
+        fields = self._fields
+        host = fields[HOST]
+        if host is None or not self._version:
+            self._check_version(host)
+        if host is not None and _HOST.fullmatch(host) is None:
+            raise Refused(400, "The Host header of this request is not a host.")
+        if fields[CONTENT_LENGTH] or fields[TRANSFER_ENCODING] or fields[EXPECT] or fields[UPGRADE]:
+            self._check_framing(fields)
+
+    def on_body(self, piece: bytes) -> None:
+        if self._body is None:
+            self._body = []
+            self._head_bytes = 0
+        # The head's counter counts the body once the head is complete.
+        self._head_bytes += len(piece)
+        if self._head_bytes > self._hub.limits.max_body:
+            raise Refused(413, "The body of this request is too large.")
+        self._body.append(piece)
+
+    def on_message_complete(self) -> None:
+        hub = self._hub
+        url = self._url
+        method = self._parser.get_method()
+        keep_alive = self._parser.should_keep_alive()
+        path, _, query = url.partition(b"?")
+        if path[:1] != b"/" or b"#" in url:
+            if self._replay:
+                return
+            path, query = _origin_form(url)
+        if method == b"CONNECT":
+            raise Refused(501, "This server is no proxy.")
+        body = b"" if self._body is None else b"".join(self._body)
+        request = Request(self, method, path, query, self._fields, body, keep_alive)
+        self._since = hub.now
+        self._head_bytes = 0
+        if keep_alive:
+            self._receiving = IDLE
+        else:
+            self._check_version(self._fields[HOST])
+            self._receiving = LINGER
+            self._keep_alive = False
+        try:
+            answer = hub.handler(request)
+        except Exception as error:  # noqa: BLE001 - the edge: no request may stop a worker
+            hub.report(f"{request.method!r} {request.path!r}", error)
+            answer = hub.answers.error(500, "The server failed on this request.")
+        if answer is None or self._outstanding:
+            request.answer = answer
+            self._outstanding.append(request)
+            if len(self._outstanding) >= hub.limits.max_pipelined:
+                self._pause(MANY_OUTSTANDING)
+        else:
+            self._send(request, answer)
+
+    # -- answers -----------------------------------------------------------------------------------
+
+    def deliver(self, request: Request, answer: bytes) -> None:
+        request.answer = answer
+        outstanding = self._outstanding
+        while outstanding and (first := outstanding[0].answer) is not None:
+            self._send(outstanding.popleft(), first)
+        if (
+            self._paused_by & MANY_OUTSTANDING
+            and len(outstanding) <= self._hub.limits.max_pipelined // 2
+        ):
+            self._unpause(MANY_OUTSTANDING)
+
+    def _send(self, request: Request, answer: bytes) -> None:
+        if request.method == b"HEAD":
+            answer = without_body(answer)
+        if not request.keep_alive:
+            answer = with_connection(answer, b"close")
+        elif self._version == "1.0" and not self._hub.draining:
+            answer = with_connection(answer, b"keep-alive")
+        self._out.append(answer)
+        if not self.scheduled:
+            self.scheduled = True
+            self._hub.outbox.add(self)
+
+    def flush(self) -> None:
+        """Write what the tick has gathered; called by the outbox only."""
+        self.scheduled = False
+        transport, out = self._transport, self._out
+        if transport is None or not out:
+            return
+        hub = self._hub
+        if hub.draining and self._keep_alive and self._is_quiet():
+            # Decided here and not when the request came: all that had arrived by now is answered.
+            self._keep_alive = False
+            out[-1] = with_connection(out[-1], b"close")
+        transport.write(out[0] if len(out) == 1 else b"".join(out))
+        out.clear()
+        self._since = hub.now
+        if not self._keep_alive and not self._outstanding:
+            self._finish()
+        elif self._paused_by & MANY_UNSENT:
+            self._unpause(MANY_UNSENT)
+
+    def _is_quiet(self) -> bool:
+        """No request is being received or waits for its answer."""
+        return self._receiving == IDLE and not self._outstanding and not self._unfed
+
+    def _finish(self) -> None:
+        """The last answer is written: tell the client so, and let it read before we go."""
+        transport = cast(asyncio.Transport, self._transport)
+        self._receiving = LINGER
+        if self._peer_done:
+            transport.close()
+        else:
+            transport.write_eof()
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer with an error after the answers still owed, then close."""
+        self._hub.on_refused(refused.status)
+        answer = self._hub.answers.error(refused.status, refused.message, refused.extra)
+        # A refused HEAD, if the message got so far, has no body in its answer either.
+        method = self._parser.get_method() if self._url else b""
+        request = Request(self, method, b"", b"", NO_FIELDS, b"", keep_alive=False)
+        self._keep_alive = False
+        self._receiving = LINGER
+        self._since = self._hub.now
+        self._unfed = b""
+        if self._outstanding:
+            request.answer = answer
+            self._outstanding.append(request)
+        else:
+            self._send(request, answer)
+
+    # -- time and flow -----------------------------------------------------------------------------
+
+    def check_time(self, now: float) -> None:
+        limits, waited = self._hub.limits, now - self._since
+        if self._paused_by & SLOW_READER:
+            if waited > limits.send_timeout_s:
+                self.abort()
+        elif self._outstanding or self._out:
+            return
+        elif self._receiving == IDLE:
+            if waited > limits.idle_timeout_s:
+                self._close(waited - limits.idle_timeout_s)
+        elif self._receiving == LINGER:
+            if waited > limits.linger_s:
+                self._close(waited - limits.linger_s)
+        elif self._receiving == HEAD and waited > limits.head_timeout_s:
+            self._refuse(Refused(408, "The header of this request took too long."))
+        elif self._receiving == BODY and waited > limits.body_timeout_s:
+            self._refuse(Refused(408, "The body of this request took too long."))
+
+    def close_if_idle(self) -> None:
+        if self._is_quiet() and not self._out:
+            self._close(overdue_s=0.0)
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _close(self, overdue_s: float) -> None:
+        """Close once what is written has left; a client that never reads has `send_timeout_s` for it."""
+        if self._transport is None:
+            return
+        if overdue_s > self._hub.limits.send_timeout_s:
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    def _pause(self, reason: int) -> None:
+        if not self._paused_by and self._transport is not None:
+            self._transport.pause_reading()
+        self._paused_by |= reason
+
+    def _unpause(self, reason: int) -> None:
+        self._paused_by &= ~reason
+        if not self._paused_by and self._transport is not None:
+            self._feed_slices()
+        # Feeding may have filled the pipeline again.
+        if not self._paused_by and self._transport is not None and not self._unfed:
+            self._transport.resume_reading()
+
+    # -- checks ------------------------------------------------------------------------------------
+
+    def _check_version(self, host: bytes | None) -> None:
+        self._version = self._parser.get_http_version()
+        if self._version not in ("1.1", "1.0"):
+            raise Refused(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
+        if host is None and self._version == "1.1":
+            raise Refused(400, "A request in HTTP/1.1 must have a Host header.")
+
+    def _check_framing(self, fields: list[bytes | None]) -> None:
+        """Lengths, expectations and upgrades: the places where messages are smuggled."""
+        coding, length = fields[TRANSFER_ENCODING], fields[CONTENT_LENGTH]
+        if coding is not None:
+            if self._parser.get_http_version() != "1.1":
+                raise Refused(400, "Only HTTP/1.1 has transfer codings.")
+            if length is not None:
+                raise Refused(400, "A request has either a Content-Length or a Transfer-Encoding.")
+            if coding.strip().lower() != b"chunked":
+                raise Refused(501, "This server knows no transfer coding but chunked.")
+            self._fields_in = NO_FIELDS.copy()
+        elif length is not None and int(length) > self._hub.limits.max_body:
+            raise Refused(413, "The body of this request is too large.")
+        self._message_bytes = 0
+        has_body = coding is not None or (length is not None and int(length) > 0)
+        if has_body and fields[UPGRADE] is not None and self._parser.should_upgrade():
+            self._replay = self._head_without_upgrade()
+            self._url = b""
+            return
+        expect = fields[EXPECT]
+        # HTTP/1.0 knows no expectations, and they are to be ignored there (RFC 9110, 10.1.1).
+        if expect is not None and self._parser.get_http_version() == "1.1":
+            if expect.strip().lower() != b"100-continue":
+                raise Refused(417, "This server knows no expectation but 100-continue.")
+            if has_body:
+                self._send_continue()
+
+    def _head_without_upgrade(self) -> bytes:
+        """What we read of this request's head, as if no upgrade were offered."""
+        parser, fields = self._parser, self._fields
+        lines = [
+            b"%b: %b" % (FIELD_NAMES[i], v)
+            for i, v in enumerate(fields)
+            if v is not None and i != UPGRADE
+        ]
+        lines.append(b"connection: " + (b"keep-alive" if parser.should_keep_alive() else b"close"))
+        start = b"%b %b HTTP/%b" % (
+            parser.get_method(),
+            self._url,
+            parser.get_http_version().encode(),
+        )
+        return b"\r\n".join((start, *lines, b"", b""))
+
+    def _send_continue(self) -> None:
+        """Ask for the body, in our turn: behind the answers that are still owed."""
+        request = Request(self, b"", b"", b"", NO_FIELDS, b"", keep_alive=True)
+        if self._outstanding:
+            request.answer = _CONTINUE
+            self._outstanding.append(request)
+        else:
+            self._send(request, _CONTINUE)
+
+    def _as_refusal(self, error: httptools.HttpParserError) -> Refused:
+        if isinstance(error, httptools.HttpParserCallbackError):
+            cause = error.__context__
+            if isinstance(cause, Refused):
+                return cause
+            if isinstance(cause, Exception):
+                self._hub.report(f"{self._url!r}", cause)
+            return Refused(500, "The server failed on this request.")
+        # In what is no request, what was read of it is not to be trusted.
+        self._url = b""
+        reason = str(error)
+        if isinstance(error, httptools.HttpParserInvalidMethodError) or reason.startswith(
+            _NO_METHOD
+        ):
+            return Refused(501, "This server does not know the method of this request.")
+        if reason.startswith(_OTHER_VERSION):
+            return Refused(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
+        return Refused(400, f"This is not HTTP/1.1: {reason}.")
+
+
+def _plain_address(address: str) -> str:
+    """Without an IPv6 scope; an IPv4 client of a socket for both families as the IPv4 it is."""
+    address = address.partition("%")[0]
+    return address.removeprefix("::ffff:") if "." in address else address
+
+
+def _repeated(position: int, first: bytes, second: bytes) -> bytes:
+    """A header field that comes twice: refused where the meaning depends on which one is read."""
+    if position == HOST:
+        raise Refused(400, "This request has more than one Host header.")
+    if position == CONTENT_LENGTH:
+        raise Refused(400, "This request has more than one Content-Length.")
+    if position in (TRANSFER_ENCODING, X_FORWARDED_FOR, EXPECT):
+        return first + b", " + second
+    return first
+
+
+def _origin_form(url: bytes) -> tuple[bytes, bytes]:
+    """Path and query of an absolute-form target, or of one with a fragment (RFC 9112, 3.2)."""
+    url = url.partition(b"#")[0]
+    scheme, separator, rest = url.partition(b"://")
+    if separator and scheme.lower() in (b"http", b"https"):
+        authority_end = min(
+            (at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=-1
+        )
+        authority = rest if authority_end < 0 else rest[:authority_end]
+        if authority[:1] in (b"", b":") or _HOST.fullmatch(authority) is None:
+            raise Refused(400, "The target of this request has no proper host.")
+        url = rest[len(authority) :]
+        if url[:1] != b"/":
+            url = b"/" + url
+    path, _, query = url.partition(b"?")
+    return path, query

@@ -1,0 +1,453 @@
+"""How much one client may use: bytes, answers, time, connections; and what happens past it."""
+
+import pytest
+
+from prefork_ads.http.message import Request
+from prefork_ads.http.protocol import FEED_SLICE_BYTES
+from tests.unit.http_bed import LIMITS, Bed, Client, limits, one_by_one
+
+HOST = b"Host: ads.example\r\n"
+LARGE = 1 << 20
+
+
+def get(target: bytes, *headers: bytes) -> bytes:
+    lines = b"".join(header + b"\r\n" for header in headers)
+    return b"GET " + target + b" HTTP/1.1\r\n" + HOST + lines + b"\r\n"
+
+
+def post(body: bytes, framing: bytes) -> bytes:
+    return b"POST /log HTTP/1.1\r\n" + HOST + framing + b"\r\n\r\n" + body
+
+
+def reads(data: bytes, size: int = 256 * 1024) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+def assert_refused(client: Client, status: int) -> None:
+    assert client.statuses() == [status]
+    assert client.transport.eof_written
+    assert client.bed.requests == []
+
+
+# -- sizes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 1000, 256 * 1024])
+def test_a_target_up_to_its_limit(size: int) -> None:
+    target = b"/log?" + b"a" * (LIMITS.max_url - 5)
+    assert Bed().connect().send(*reads(get(target), size)).statuses() == [200]
+    assert_refused(Bed().connect().send(*reads(get(target + b"a"), size)), 414)
+
+
+@pytest.mark.parametrize("size", [1000, 256 * 1024])
+@pytest.mark.parametrize(
+    "lines",
+    [b"X: " + b"a" * LARGE, b"a" * LARGE, b"a: b\r\n" * (LARGE // 6)],
+    ids=["a long value", "a long name", "many fields"],
+)
+def test_a_head_without_end(lines: bytes, size: int) -> None:
+    bed = Bed()
+    client = bed.connect()
+    fed = 0
+    for piece in reads(b"GET / HTTP/1.1\r\n" + lines, size):
+        client.send(piece)
+        fed += len(piece)
+        if client.ended:
+            break
+    assert_refused(client, 431)
+    assert fed <= max(LIMITS.max_head + FEED_SLICE_BYTES, size)
+
+
+def test_a_head_up_to_its_limit() -> None:
+    head = get(b"/", b"X: " + b"a" * (LIMITS.max_head - 100))
+    assert len(head) < LIMITS.max_head
+    for pieces in ([head], reads(head, 997)):
+        assert Bed().connect().send(*pieces).statuses() == [200]
+
+
+def test_a_small_limit_holds_though_the_read_is_large() -> None:
+    bed = Bed(limits=limits(max_head=1024))
+    assert_refused(bed.connect().send(get(b"/", b"X: " + b"a" * 4000)), 431)
+
+
+def test_what_was_pipelined_does_not_count_for_the_next_head() -> None:
+    stream = get(b"/", b"X: " + b"a" * 1000) * 200
+    bed = Bed()
+    client = bed.connect().send(*reads(stream, 10_007))
+    assert client.statuses() == [200] * 200
+
+
+def test_empty_lines_are_no_message() -> None:
+    bed = Bed()
+    client = bed.connect().send(*reads(b"\r\n" * LARGE))
+    assert client.wire == b""
+    bed.pass_time(LIMITS.head_timeout_s + 1)
+    assert not client.transport.closing, "nothing has begun that could take too long"
+    bed.pass_time(LIMITS.idle_timeout_s)
+    assert client.transport.closing
+    assert client.wire == b""
+
+
+def test_a_fixed_body_up_to_its_limit() -> None:
+    body = b"a" * LIMITS.max_body
+    bed = Bed()
+    data = post(body, b"Content-Length: %d" % len(body))
+    assert bed.connect().send(*reads(data, 9973)).statuses() == [200]
+    assert bed.requests[0].body == body
+    assert_refused(Bed().connect().send(post(b"", b"Content-Length: %d" % (len(body) + 1))), 413)
+
+
+@pytest.mark.parametrize("chunk", [100, 4096, LIMITS.max_body])
+def test_a_chunked_body_up_to_its_limit(chunk: int) -> None:
+    body = b"a" * LIMITS.max_body
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in reads(body, chunk))
+    data = post(chunks + b"0\r\n\r\n", b"Transfer-Encoding: chunked")
+    bed = Bed()
+    assert bed.connect().send(*reads(data, 9973)).statuses() == [200]
+    assert bed.requests[0].body == body
+    more = post(chunks + b"1\r\na\r\n0\r\n\r\n", b"Transfer-Encoding: chunked")
+    assert_refused(Bed().connect().send(*reads(more, 9973)), 413)
+
+
+def test_a_body_in_chunks_of_one_byte() -> None:
+    bed = Bed(limits=limits(max_body=4096))
+    data = post(b"1\r\na\r\n" * 4096 + b"0\r\n\r\n", b"Transfer-Encoding: chunked")
+    assert bed.connect().send(*reads(data, 997)).statuses() == [200]
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"1;" + b"a" * LARGE,
+        b"0\r\nX: " + b"a" * LARGE,
+        b"0\r\n" + b"X: a\r\n" * (LARGE // 6),
+        b"0" * LARGE,
+    ],
+    ids=["extension", "trailer field", "trailer fields", "zeros"],
+)
+def test_chunks_that_say_a_lot_and_carry_nothing(stream: bytes) -> None:
+    client = Bed().connect().send(*reads(post(stream, b"Transfer-Encoding: chunked"), 4096))
+    assert_refused(client, 413)
+
+
+def test_a_huge_chunk_is_refused_when_it_has_come_too_far() -> None:
+    data = post(b"ffffffffffffffff\r\n" + b"a" * LARGE, b"Transfer-Encoding: chunked")
+    assert_refused(Bed().connect().send(*reads(data)), 413)
+
+
+# -- answers that wait -----------------------------------------------------------------------------
+
+
+def test_a_full_pipeline_is_not_read_further() -> None:
+    bed = Bed(limits=limits(max_pipelined=8))
+    client = bed.connect()
+    requests = [get(b"/later?%d" % number) for number in range(20)]
+    client.send(*requests)
+    assert len(bed.requests) == 8
+    assert not client.transport.reading
+    for answered in range(20):
+        request = bed.later[answered]
+        request.respond(bed.answers.full(200, request.query, b"text/plain"))
+        bed.tick()
+        assert len(bed.requests) - (answered + 1) <= 8
+    assert [answer.body for answer in client.answers()] == [b"%d" % n for n in range(20)]
+    assert client.transport.reading
+
+
+def test_a_pipeline_of_one() -> None:
+    bed = Bed(limits=limits(max_pipelined=1))
+    client = bed.connect().send(get(b"/later?1"), get(b"/later?2"))
+    for number in range(2):
+        assert len(bed.later) == number + 1
+        bed.later[number].respond(bed.answers.no_content)
+        bed.tick()
+    assert client.statuses() == [204, 204]
+
+
+def test_one_read_full_of_requests_stops_at_a_slice() -> None:
+    """The parser cannot be stopped within a slice; what is left waits unparsed."""
+    request = get(b"/later")
+    bed = Bed()
+    client = bed.connect().send(request * 4000)
+    assert len(bed.requests) <= FEED_SLICE_BYTES // len(request) + 1
+    answered = 0
+    while answered < 4000:
+        bed.later[answered].respond(bed.answers.no_content)
+        answered += 1
+        if answered == len(bed.later):
+            bed.tick()
+    bed.tick()
+    assert client.statuses() == [204] * 4000
+
+
+def test_data_that_comes_while_paused_keeps_its_place() -> None:
+    """A transport may deliver what it had read already."""
+    bed = Bed(limits=limits(max_pipelined=2))
+    client = bed.connect().send(get(b"/later?0") + get(b"/later?1"))
+    for number in range(2, 6):
+        client.connection.data_received(get(b"/log?%d" % number))
+    assert len(bed.requests) == 2
+    for request in bed.later:
+        request.respond(bed.answers.full(200, request.query, b"text/plain"))
+    bed.tick()
+    assert [a.body[-2:].strip() for a in client.answers()] == [b"%d" % n for n in range(6)]
+
+
+def test_long_answers_to_short_requests_do_not_pile_up() -> None:
+    """A read of 256 KiB can hold 6,000 requests; their answers must not be in memory together."""
+    body = b"x" * 10_000
+    written: list[int] = []
+
+    def long_answer(_: Request) -> bytes:
+        return bed.answers.full(200, body)
+
+    bed = Bed(handler=long_answer)
+    client = bed.connect()
+    client.transport.write = lambda data: written.append(len(data))  # type: ignore[method-assign]
+    client.send(get(b"/metrics") * 4000)
+    assert sum(written) > 4000 * len(body)
+    most_in_a_slice = FEED_SLICE_BYTES // len(get(b"/metrics")) + 1
+    assert max(written) < (LIMITS.max_pipelined + most_in_a_slice) * (len(body) + 200)
+    assert client.transport.reading
+
+
+# -- a client that reads slowly --------------------------------------------------------------------
+
+
+def test_a_slow_reader_is_not_read_from() -> None:
+    bed = Bed()
+    client = bed.connect().send(get(b"/log?1"))
+    client.connection.pause_writing()
+    client.send(get(b"/log?2"), get(b"/log?3"))
+    assert len(bed.requests) == 1
+    client.connection.resume_writing()
+    bed.tick()
+    assert client.statuses() == [200, 200, 200]
+    assert client.transport.reading
+
+
+def test_a_slow_reader_with_a_full_pipeline() -> None:
+    bed = Bed(limits=limits(max_pipelined=2))
+    client = bed.connect().send(get(b"/later") * 2, get(b"/log"))
+    client.connection.pause_writing()
+    for request in bed.later:
+        request.respond(bed.answers.no_content)
+    bed.tick()
+    assert len(bed.requests) == 2, "still paused by the one reason"
+    client.connection.resume_writing()
+    bed.tick()
+    assert client.statuses() == [204, 204, 200]
+
+
+def test_a_slow_reader_is_given_up() -> None:
+    bed = Bed()
+    client = bed.connect().send(get(b"/log"))
+    client.connection.pause_writing()
+    bed.pass_time(LIMITS.send_timeout_s)
+    assert not client.transport.closing
+    bed.pass_time(1)
+    assert client.transport.aborted
+
+
+def test_an_idle_client_that_never_reads_is_given_up() -> None:
+    """Too little is unsent for pause_writing, and close() would wait for it for ever."""
+    bed = Bed()
+    client = bed.connect().send(get(b"/log"))
+    client.transport.close = lambda: None  # type: ignore[method-assign]
+    bed.pass_time(LIMITS.idle_timeout_s + 1)
+    assert not client.transport.aborted
+    bed.pass_time(LIMITS.send_timeout_s)
+    assert client.transport.aborted
+
+
+# -- time ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "seconds"),
+    [
+        (b"G", LIMITS.head_timeout_s),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n", LIMITS.head_timeout_s),
+        (post(b"a", b"Content-Length: 2"), LIMITS.body_timeout_s),
+        (post(b"2\r\na", b"Transfer-Encoding: chunked"), LIMITS.body_timeout_s),
+        (post(b"0\r\n", b"Transfer-Encoding: chunked"), LIMITS.body_timeout_s),
+    ],
+    ids=["method", "head", "fixed body", "chunk", "trailer"],
+)
+def test_a_message_that_takes_too_long(part: bytes, seconds: float) -> None:
+    bed = Bed()
+    client = bed.connect().send(get(b"/log") + part)
+    bed.pass_time(seconds)
+    assert client.statuses() == [200]
+    bed.pass_time(0.5)
+    assert client.statuses() == [200, 408]
+    assert client.answers()[1].connection == "close"
+    assert client.transport.eof_written
+    client.connection.data_received(b"\r\n\r\n")
+    bed.tick()
+    assert len(bed.requests) == 1
+
+
+def test_a_head_byte_by_byte_has_no_more_time() -> None:
+    bed = Bed()
+    client = bed.connect()
+    for byte in one_by_one(get(b"/log")):
+        if client.ended:
+            break
+        client.send(byte)
+        bed.pass_time(1)
+    assert client.statuses() == [408]
+
+
+def test_an_idle_connection_is_closed_without_a_word() -> None:
+    bed = Bed()
+    fresh, used = bed.connect(), bed.connect().send(get(b"/log"))
+    bed.pass_time(LIMITS.idle_timeout_s)
+    assert not fresh.transport.closing
+    assert not used.transport.closing
+    used.send(get(b"/log"))
+    bed.pass_time(1)
+    assert fresh.transport.closing
+    assert fresh.wire == b""
+    assert not used.transport.closing, "it was used in the meantime"
+    bed.pass_time(LIMITS.idle_timeout_s)
+    assert used.transport.closing
+    assert used.statuses() == [200, 200]
+    assert bed.hub.connections == set()
+
+
+def test_a_request_that_waits_for_its_answer_is_not_idle() -> None:
+    bed = Bed()
+    client = bed.connect().send(get(b"/later") + b"GET")
+    bed.pass_time(1000)
+    assert not client.transport.closing
+    bed.later[0].respond(bed.answers.no_content)
+    bed.tick()
+    assert client.statuses() == [204]
+    bed.pass_time(LIMITS.head_timeout_s + 1)
+    assert client.statuses() == [204, 408], "its time begins with the answer"
+
+
+def test_after_an_error_the_client_has_time_to_read() -> None:
+    bed = Bed()
+    client = bed.connect().send(b"nonsense\r\n\r\n")
+    bed.pass_time(LIMITS.linger_s)
+    assert not client.transport.closing
+    bed.pass_time(0.5)
+    assert client.transport.closing
+    assert not client.transport.aborted
+    assert bed.hub.connections == set()
+
+
+def test_after_an_error_a_client_that_never_reads_is_given_up() -> None:
+    bed = Bed()
+    client = bed.connect().send(b"nonsense\r\n\r\n")
+    client.transport.close = lambda: None  # type: ignore[method-assign]
+    bed.pass_time(LIMITS.linger_s + LIMITS.send_timeout_s + 1)
+    assert client.transport.aborted
+
+
+# -- connections -----------------------------------------------------------------------------------
+
+
+def test_too_many_connections() -> None:
+    bed = Bed(limits=limits(max_connections=2))
+    clients = [bed.connect() for _ in range(3)]
+    bed.tick()
+    for client in clients:
+        client.send(get(b"/log"))
+    assert [client.statuses() for client in clients] == [[200], [200], [503]]
+    [answer] = clients[2].answers()
+    assert answer.headers["retry-after"] == "1"
+    assert answer.connection == "close"
+    clients[2].send_eof()
+    clients[0].lose()
+    assert bed.connect().send(get(b"/log")).statuses() == [200]
+
+
+# -- clients that leave ----------------------------------------------------------------------------
+
+
+def test_a_client_that_closed_its_half_gets_its_answers() -> None:
+    bed = Bed()
+    client = bed.connect().send(get(b"/later") + get(b"/log"))
+    client.send_eof()
+    assert not client.transport.closing
+    bed.later[0].respond(bed.answers.no_content)
+    bed.tick()
+    assert client.statuses() == [204, 200]
+    assert client.transport.closing
+    assert not client.transport.aborted
+
+
+def test_a_client_that_closed_its_half_in_the_same_tick() -> None:
+    bed = Bed()
+    client = bed.connect()
+    client.connection.data_received(get(b"/log"))
+    client.send_eof()
+    assert client.statuses() == [200]
+    assert client.transport.closing
+
+
+@pytest.mark.parametrize("part", [b"", b"GET / HT", post(b"a", b"Content-Length: 2")])
+def test_a_message_that_ends_with_the_connection_is_none(part: bytes) -> None:
+    bed = Bed()
+    client = bed.connect().send(part)
+    client.send_eof()
+    assert bed.requests == []
+    assert client.transport.closing
+    assert client.wire == b""
+
+
+def test_a_client_that_vanishes_while_an_answer_is_owed() -> None:
+    bed = Bed(limits=limits(max_pipelined=1))
+    client = bed.connect().send(get(b"/later") + get(b"/log"))
+    bed.connect().send(get(b"/log"))
+    client.lose()
+    bed.later[0].respond(bed.answers.no_content)
+    bed.tick()
+    bed.pass_time(1000)
+    assert client.wire == b""
+    assert bed.hub.connections == set()
+
+
+def test_a_client_that_vanishes_before_its_answer_is_written() -> None:
+    bed = Bed()
+    client = bed.connect()
+    client.connection.data_received(get(b"/log"))
+    client.lose()
+    bed.tick()
+    client.connection.data_received(get(b"/log"))
+    client.connection.abort()
+    assert client.wire == b""
+    assert len(bed.requests) == 1
+
+
+# -- who it is -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("peername", "peer"),
+    [
+        (("192.0.2.1", 50000), "192.0.2.1"),
+        (("2001:db8::1", 50000, 0, 0), "2001:db8::1"),
+        (("fe80::1%eth0", 50000, 0, 2), "fe80::1"),
+        (("::ffff:192.0.2.1", 50000, 0, 0), "192.0.2.1"),
+        ("", ""),
+    ],
+)
+def test_the_peers_address(peername: object, peer: str) -> None:
+    bed = Bed()
+    bed.connect(peername).send(get(b"/log"))
+    assert bed.requests[0].peer == peer
+
+
+def test_a_peer_that_was_reset_before_we_looked_is_nobody() -> None:
+    """Its address cannot be asked for any more; it must not pass for a UNIX socket's."""
+    bed = Bed()
+    client = bed.connect(None).send(get(b"/log"))
+    client.connection.data_received(get(b"/log"))
+    bed.tick()
+    assert client.transport.aborted
+    assert bed.requests == []
+    assert bed.hub.connections == set()
