@@ -1,0 +1,1 @@
+"""Ads: what each endpoint answers. Knows neither transport nor SQL."""

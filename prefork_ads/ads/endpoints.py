@@ -1,0 +1,223 @@
+"""What the server answers: a request in, an answer out, its event line on the way.
+
+Every well-formed request to `/ad` and `/log` is logged, whatever it is answered; what the protocol
+refuses (not HTTP, too large, too slow) and a body that is not what its Content-Type says is not. When
+the log cannot take a line the answer is 503 and nothing is promised: an answer other than 503 means that
+the event is logged.
+
+Must not know: transports, SQL, which process it runs in.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+
+import orjson
+
+from prefork_ads.events.event import EventClock, line
+from prefork_ads.events.parameters import (
+    MalformedBody,
+    Parameters,
+    add,
+    add_form,
+    add_json,
+    parse_query,
+    to_json,
+)
+from prefork_ads.http.message import (
+    ACCEPT_LANGUAGE,
+    CONTENT_TYPE,
+    REFERER,
+    USER_AGENT,
+    X_FORWARDED_FOR,
+    Answers,
+    Request,
+)
+from prefork_ads.http.router import Routes
+from prefork_ads.metrics import Cells, Counter
+
+# The form every client sends. uuid.UUID would take braces, "urn:uuid:" and dashes anywhere, and costs
+# six times as much (*measured*).
+_UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
+
+# Plain numbers: looking a member up on its enum costs more than counting does.
+_AD_FOUND = int(Counter.AD_FOUND)
+_LOG_ACCEPTED = int(Counter.LOG_ACCEPTED)
+
+_AD_COLUMNS = (
+    "id",
+    "advertiser_id",
+    "campaign_id",
+    "width",
+    "height",
+    "title",
+    "image_url",
+    "click_url",
+)
+
+Row = tuple[object, ...]
+
+
+class Unavailable:
+    """What a lookup delivers when PostgreSQL did not answer in time."""
+
+
+UNAVAILABLE = Unavailable()
+
+Found = Row | None | Unavailable
+
+
+# Takes an event line, or says False when it cannot be kept.
+AppendLine = Callable[[bytes], bool]
+
+# Delivers the row of a key later, exactly once; or says False when too many wait already.
+LookUp = Callable[[str, Callable[[Found], None]], bool]
+
+
+class Endpoints:
+    """The handlers of `/ad` and `/log`."""
+
+    __slots__ = ("_address", "_answers", "_append_line", "_clock", "_counters", "_look_up")
+
+    def __init__(
+        self,
+        answers: Answers,
+        clock: EventClock,
+        append_line: AppendLine,
+        look_up: LookUp,
+        counters: Cells,
+        address: Callable[[str, bytes | None], str],
+    ) -> None:
+        self._answers = answers
+        self._clock = clock
+        self._append_line = append_line
+        self._look_up = look_up
+        self._counters = counters
+        self._address = address
+
+    def routes(self) -> Routes:
+        return {
+            b"/ad": {b"GET": self.ad},
+            b"/log": {b"GET": self.log, b"POST": self.log},
+        }
+
+    def log(self, request: Request) -> bytes:
+        """204 once the request is in the log."""
+        try:
+            parameters = parse_query(request.query)
+            if request.body:
+                _add_body(parameters, request)
+            params_json = to_json(parameters)
+        except MalformedBody as error:
+            self._counters[Counter.LOG_MALFORMED] += 1
+            return self._answers.error(400, str(error))
+        if not self._append(b"log", params_json, request):
+            self._counters[Counter.LOG_UNAVAILABLE] += 1
+            return self._answers.unavailable("The log cannot take this request now.")
+        self._counters[_LOG_ACCEPTED] += 1
+        return self._answers.no_content
+
+    def ad(self, request: Request) -> bytes | None:
+        """The row of `ad_variant` with the id asked for, or 204."""
+        parameters = parse_query(request.query)
+        if not self._append(b"ad", to_json(parameters), request):
+            self._counters[Counter.AD_UNAVAILABLE] += 1
+            return self._answers.unavailable("The log cannot take this request now.")
+        key = parameters.get("id")
+        if not isinstance(key, str) or _UUID.fullmatch(key) is None:
+            self._counters[Counter.AD_MALFORMED] += 1
+            return self._answers.error(400, "Ask with ?id= and one UUID.")
+        # One spelling for one key: it is what PostgreSQL answers with.
+        key = key.lower()
+        if len(key) != 36:
+            key = _dashed(key)
+
+        def deliver(found: Found) -> None:
+            request.respond(self._ad_answer(found))
+
+        if not self._look_up(key, deliver):
+            return self._ad_answer(UNAVAILABLE)
+        return None
+
+    def _ad_answer(self, found: Found) -> bytes:
+        if isinstance(found, tuple):
+            self._counters[_AD_FOUND] += 1
+            row = dict(zip(_AD_COLUMNS, found, strict=True))
+            return self._answers.json(orjson.dumps(row))
+        if found is None:
+            self._counters[Counter.AD_UNKNOWN] += 1
+            return self._answers.no_content
+        self._counters[Counter.AD_UNAVAILABLE] += 1
+        return self._answers.unavailable("The database does not answer at the moment.")
+
+    def _append(self, endpoint: bytes, params_json: bytes, request: Request) -> bool:
+        fields = request.fields
+        forwarded = fields[X_FORWARDED_FOR]
+        peer = request.peer
+        return self._append_line(
+            line(
+                self._clock.stamp(),
+                endpoint,
+                params_json,
+                fields[USER_AGENT],
+                fields[REFERER],
+                peer if forwarded is None else self._address(peer, forwarded),
+                fields[ACCEPT_LANGUAGE],
+            )
+        )
+
+
+def _dashed(key: str) -> str:
+    digits = key.replace("-", "")
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def _add_body(parameters: Parameters, request: Request) -> None:
+    content_type = request.fields[CONTENT_TYPE] or b""
+    media_type = content_type.partition(b";")[0].strip().lower()
+    if media_type == b"application/x-www-form-urlencoded":
+        add_form(parameters, request.body)
+    elif media_type == b"application/json" or media_type.endswith(b"+json"):
+        add_json(parameters, request.body)
+    elif media_type in (b"", b"text/plain"):
+        # navigator.sendBeacon(url, string) sends text/plain.
+        add(parameters, "body", request.body.decode(errors="replace"))
+    else:
+        raise MalformedBody(
+            "The Content-Type must be application/json, application/x-www-form-urlencoded or"
+            " text/plain."
+        )
+
+
+def informative(
+    answers: Answers,
+    index: Mapping[str, object],
+    is_ready: Callable[[], str],
+    metrics: Callable[[], bytes],
+) -> Routes:
+    """The endpoints that say something about the server. None of them is logged.
+
+    `is_ready` returns "" or the reason why not.
+    """
+    page = orjson.dumps(index, option=orjson.OPT_INDENT_2) + b"\n"
+
+    def root(_: Request) -> bytes:
+        return answers.full(200, page)
+
+    def healthz(_: Request) -> bytes:
+        return answers.full(200, b'{"status":"ok"}\n')
+
+    def readyz(_: Request) -> bytes:
+        reason = is_ready()
+        if reason:
+            return answers.unavailable(reason)
+        return answers.full(200, b'{"status":"ready"}\n')
+
+    def show_metrics(_: Request) -> bytes:
+        return answers.full(200, metrics(), b"text/plain; version=0.0.4; charset=utf-8")
+
+    return {
+        b"/": {b"GET": root},
+        b"/healthz": {b"GET": healthz},
+        b"/readyz": {b"GET": readyz},
+        b"/metrics": {b"GET": show_metrics},
+    }
