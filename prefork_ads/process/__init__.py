@@ -1,0 +1,1 @@
+"""Processes: the master, what it supervises, and the children it forks."""

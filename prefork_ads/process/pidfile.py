@@ -1,0 +1,73 @@
+"""The pid file: names the running master, for tools that want to signal it.
+
+Written aside and then linked into place, which fails if the name exists: the file is never half
+there, and of two masters starting at once one wins. A file left by a killed master is replaced.
+Between reading a stale file and removing it another master can slip in; then the port decides, which
+only one of them gets.
+
+Must not know: the server.
+"""
+
+import os
+from pathlib import Path
+
+from prefork_ads.errors import ConfigError
+
+_OUR_NAME = b"prefork"
+
+
+class PidFile:
+    """Ours from `acquire` to `release`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def acquire(self) -> None:
+        """Write it; ConfigError when another server has it or the folder cannot be written."""
+        aside = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        try:
+            self._remove_stale()
+            aside.write_text(f"{os.getpid()}\n")
+            try:
+                self._path.hardlink_to(aside)
+            finally:
+                aside.unlink()
+        except FileExistsError as error:
+            raise self._taken(_read(self._path)) from error
+        except OSError as error:
+            raise ConfigError(
+                f"The pid file {self._path} cannot be written: {error.strerror}. Its folder must"
+                " exist and be writable for this user."
+            ) from error
+
+    def release(self) -> None:
+        """Remove it, unless it is somebody else's by now."""
+        if _read(self._path) == os.getpid():
+            self._path.unlink(missing_ok=True)
+
+    def _remove_stale(self) -> None:
+        pid = _read(self._path)
+        if pid is not None and pid != os.getpid() and _is_running(pid):
+            raise self._taken(pid)
+        self._path.unlink(missing_ok=True)
+
+    def _taken(self, pid: int | None) -> ConfigError:
+        return ConfigError(
+            f"The pid file {self._path} belongs to a running server (pid {pid}). Stop that one or"
+            " choose another --pid-file."
+        )
+
+
+def _read(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _is_running(pid: int) -> bool:
+    """Whether the pid is a process of ours: numbers are used again, above all after a reboot."""
+    try:
+        return _OUR_NAME in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False

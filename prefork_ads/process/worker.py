@@ -1,0 +1,343 @@
+"""One worker: a loop, a parser per connection, one writer, one reader, one share of the port.
+
+Wires the parts together, keeps their clocks going, and ends in order. Everything with a descriptor or a
+thread (loop, connections to PostgreSQL) is made here, after the fork, never before.
+
+How a worker ends (SIGTERM), so that no client that got through to it is turned away:
+
+1. it goes on accepting for a moment: the master has stopped new handshakes (at a stop) or a successor
+   listens already (at a reload), but connections may be waiting in the queue;
+2. it stops accepting; the next answer on each open connection says Connection: close;
+3. clients that keep a connection open have `drain_window_s` to send one more request;
+4. what is idle is closed, what is in progress is finished, events are shipped, the process ends.
+
+All of it has one deadline, a little before the master's: a worker that is killed cannot put the
+events that PostgreSQL did not take into a file.
+
+SIGQUIT skips to the end of 4. SIGINT is the master's business: a terminal sends it to everybody.
+
+Must not know: how it was forked, or anything about ads beyond which endpoints there are.
+"""
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import time
+from pathlib import Path
+
+import psycopg2.extensions
+import uvloop
+
+from prefork_ads import __version__
+from prefork_ads.ads.addresses import client_address
+from prefork_ads.ads.endpoints import UNAVAILABLE, Endpoints, Unavailable, informative
+from prefork_ads.config import Config
+from prefork_ads.db.queries import query
+from prefork_ads.db.reader import LookupLine, Reader
+from prefork_ads.db.writer import Batching, Writer
+from prefork_ads.events.event import EventClock
+from prefork_ads.events.uuid7 import Uuid7
+from prefork_ads.http.limits import Limits
+from prefork_ads.http.message import Answers
+from prefork_ads.http.outbox import Outbox
+from prefork_ads.http.protocol import Connection, Hub
+from prefork_ads.http.router import Router
+from prefork_ads.metrics import Counter, Gauge, exposition
+from prefork_ads.process.context import ChildContext
+from prefork_ads.process.listener import ACCEPT_GRACE_S, refuse_new
+from prefork_ads.process.log import logger
+
+SWEEP_S = 0.25
+# How long a worker that cannot reach PostgreSQL waits before it serves what it can without it.
+FIRST_CONNECTION_S = 3.0
+# What a stop "now" still allows for the events in memory.
+STOP_NOW_S = 1.0
+# Shares of drain_timeout_s: requests end by the first, shipping by the second, the master kills at 1.
+REQUESTS_SHARE = 0.5
+SHIPPING_SHARE = 0.9
+REPORT_EVERY_S = 1.0
+
+
+def worker_main(context: ChildContext) -> int:
+    """The entry point the master forks into; returns the exit status."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Worker(context).run())
+
+
+class Worker:
+    """Everything one worker process holds."""
+
+    def __init__(self, context: ChildContext) -> None:
+        config = context.config
+        self._context = context
+        self._config = config
+        seat = context.seat
+        self._counters, self._gauges = seat.counters, seat.gauges
+        self._say = _Reporter(REPORT_EVERY_S).say
+        self._answers = Answers()
+        self._ids = Uuid7()
+        segment = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}"
+        self._writer = Writer(
+            config.dsn or "", segment, _batching(config), self._counters, self._gauges, self._say
+        )
+        self._line: LookupLine[Unavailable] = LookupLine(
+            unavailable=UNAVAILABLE,
+            batch=config.read_batch,
+            bound=config.read_queue,
+            timeout_s=config.read_timeout_s,
+            gauges=self._gauges,
+        )
+        self._readers = [self._reader() for _ in range(config.readers)]
+        self._failed = False
+        self._draining = asyncio.Event()
+        self._stop_now = asyncio.Event()
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        config = self._config
+        loop.set_exception_handler(self._loop_failed)
+        loop.add_signal_handler(signal.SIGTERM, self._draining.set)
+        loop.add_signal_handler(signal.SIGQUIT, self._stop_at_once)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._hub = self._make_hub(loop)
+        writing = loop.create_task(self._writer.run(), name="writer")
+        reading = [loop.create_task(reader.run(), name="reader") for reader in self._readers]
+        ticking = loop.create_task(self._tick(), name="tick")
+        for task in (writing, *reading, ticking):
+            task.add_done_callback(self._part_ended)
+        await self._first_connections()
+        servers = [
+            # uvloop calls listen() again, with 100 unless told otherwise.
+            await loop.create_server(self._connection, sock=listener, backlog=config.backlog)
+            if listener.family != socket.AF_UNIX
+            else await loop.create_unix_server(
+                self._connection, sock=listener, backlog=config.backlog
+            )
+            for listener in self._context.listeners
+        ]
+        self._counters[Counter.WORKERS_STARTED] += 1
+        self._context.announce_ready()
+        await self._draining.wait()
+        began = time.monotonic()
+        await self._drain(servers, began + REQUESTS_SHARE * self._config.drain_timeout_s)
+        for task in reading:
+            task.cancel()
+        status = await self._finish_writing(
+            writing, began + SHIPPING_SHARE * self._config.drain_timeout_s
+        )
+        ticking.cancel()
+        await asyncio.gather(*reading, ticking, return_exceptions=True)
+        return 1 if self._failed else status
+
+    # -- parts -------------------------------------------------------------------------------------
+
+    def _reader(self) -> Reader[Unavailable]:
+        config = self._config
+        return Reader(
+            self._line,
+            config.reader_dsn or config.dsn or "",
+            prepare=query("ad_variant_prepare"),
+            statement=query("ad_variant_lookup"),
+            timeout_s=config.read_timeout_s,
+            counters=self._counters,
+            gauges=self._gauges,
+            report=self._say,
+        )
+
+    def _make_hub(self, loop: asyncio.AbstractEventLoop) -> Hub:
+        endpoints = Endpoints(
+            self._answers,
+            EventClock(self._ids),
+            self._writer.append,
+            self._line.look_up,
+            self._counters,
+            client_address(self._config.trusted_proxies),
+        )
+        index = {
+            "name": "prefork-ads",
+            "version": __version__,
+            "about": "An ad server: every request is logged to and answered from PostgreSQL.",
+            "endpoints": {
+                "GET /ad?id=<uuid>": "the ad variant with this id; 204 when there is none",
+                "GET, POST /log?<name>=<value>": "log the parameters; 204",
+                "GET /healthz": "this process answers",
+                "GET /readyz": "this process reaches PostgreSQL",
+                "GET /metrics": "counters of all workers, for Prometheus",
+            },
+        }
+        routes = {
+            **endpoints.routes(),
+            **informative(self._answers, index, self._why_not_ready, self._metrics),
+        }
+        return Hub(
+            Router(routes, self._answers).handle,
+            self._answers,
+            Outbox(loop.call_soon),
+            _limits(self._config),
+            self._request_failed,
+            self._request_refused,
+        )
+
+    def _connection(self) -> Connection:
+        self._counters[Counter.CONNECTIONS] += 1
+        return Connection(self._hub)
+
+    def _why_not_ready(self) -> str:
+        if self._draining.is_set():
+            return "This worker is stopping."
+        if not self._writer.connected.is_set():
+            return "The writer has no connection to PostgreSQL."
+        if not any(reader.connected.is_set() for reader in self._readers):
+            return "No reader has a connection to PostgreSQL."
+        return ""
+
+    def _metrics(self) -> bytes:
+        board = self._context.scoreboard
+        workers = sum(1 for seat in board.occupied() if seat.slot >= 0)
+        return exposition(
+            board.totals(),
+            board.gauge_totals(),
+            [("prefork_ads_workers", "Worker processes alive now.", workers)],
+        )
+
+    def _part_ended(self, part: "asyncio.Task[None]") -> None:
+        """No part ends before the drain. One that does was ended by a bug: make room for a new worker."""
+        if self._draining.is_set() or part.cancelled():
+            return
+        logger.critical("the %s failed", part.get_name(), exc_info=part.exception())
+        self._failed = True
+        self._draining.set()
+
+    # -- while it runs -----------------------------------------------------------------------------
+
+    async def _first_connections(self) -> None:
+        """Serve once PostgreSQL is reached; or, when it is away, with what works without it."""
+        waits = [self._writer.connected.wait(), *(r.connected.wait() for r in self._readers)]
+        try:
+            async with asyncio.timeout(FIRST_CONNECTION_S):
+                await asyncio.gather(*waits)
+        except TimeoutError:
+            logger.warning("serving without PostgreSQL until it can be reached")
+
+    async def _tick(self) -> None:
+        """Heartbeat, clocks and time limits: proof that this loop is not blocked."""
+        seat, hub = self._context.seat, self._hub
+        next_second = 0.0
+        while True:
+            now = time.monotonic()
+            seat.beat(now + self._config.worker_timeout_s)
+            hub.sweep(now)
+            self._line.expire(now)
+            self._writer.measure()
+            self._gauges[Gauge.CONNECTIONS_OPEN] = len(hub.connections)
+            if now >= next_second:
+                self._answers.refresh()
+                next_second = now + 0.9
+            await asyncio.sleep(SWEEP_S)
+
+    def _request_failed(self, what: str, error: Exception) -> None:
+        self._counters[Counter.REQUESTS_FAILED] += 1
+        logger.error("request failed: %s", what, exc_info=error)
+
+    def _request_refused(self, _status: int) -> None:
+        self._counters[Counter.REQUESTS_REFUSED] += 1
+
+    def _loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        # aiopg reports a statement's timeout here as well as to its caller, who handles it.
+        if isinstance(context.get("exception"), psycopg2.extensions.QueryCanceledError):
+            return
+        loop.default_exception_handler(context)
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def _stop_at_once(self) -> None:
+        self._stop_now.set()
+        self._draining.set()
+
+    async def _drain(self, servers: list[asyncio.Server], until: float) -> None:
+        hub = self._hub
+        hub.drain()
+        if self._context.orphaned:
+            # Nobody is left to stop new handshakes for us, and the queue dies with the last of us.
+            for listener in self._context.listeners:
+                refuse_new(listener)
+        await self._unless_stopped(ACCEPT_GRACE_S)
+        for server in servers:
+            server.close()
+        self._context.announce_draining()
+        await self._until_quiet(min(until, time.monotonic() + self._config.drain_window_s))
+        hub.close_idle()
+        await self._until_quiet(until)
+        hub.abort_all()
+
+    async def _until_quiet(self, until: float) -> None:
+        while self._hub.connections and time.monotonic() < until and not self._stop_now.is_set():
+            await self._unless_stopped(0.02)
+
+    async def _unless_stopped(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop_now.wait()
+        except TimeoutError:
+            pass
+
+    async def _finish_writing(self, writing: "asyncio.Task[None]", until: float) -> int:
+        self._writer.stop()
+        stopping_now = asyncio.create_task(self._stop_now.wait())
+        await asyncio.wait(
+            {writing, stopping_now},
+            timeout=until - time.monotonic(),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if stopping_now.done():
+            await asyncio.wait({writing}, timeout=STOP_NOW_S)
+        stopping_now.cancel()
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        rescued = self._writer.rescue(Path(self._config.data_dir))
+        if rescued is not None:
+            logger.error("PostgreSQL did not take the last events; they are in %s", rescued)
+            return 1
+        return 0
+
+
+class _Reporter:
+    """Log lines of things that can repeat thousands of times a second: each once in a while."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._said: dict[str, float] = {}
+
+    def say(self, message: str) -> None:
+        now = time.monotonic()
+        if now - self._said.get(message, -self._every_s) < self._every_s:
+            return
+        if len(self._said) > 100:
+            self._said.clear()
+        self._said[message] = now
+        logger.warning("%s", message)
+
+
+def _batching(config: Config) -> Batching:
+    return Batching(
+        rows=config.write_batch,
+        bytes=config.write_batch_bytes,
+        interval_s=config.write_interval_s,
+        max_rows=config.write_queue,
+        max_bytes=config.write_queue_bytes,
+    )
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
+        max_url=config.max_url,
+        max_head=config.max_head,
+        max_body=config.max_body,
+        max_connections=config.max_connections,
+        head_timeout_s=config.head_timeout_s,
+        body_timeout_s=config.body_timeout_s,
+        idle_timeout_s=config.idle_timeout_s,
+        send_timeout_s=config.send_timeout_s,
+    )

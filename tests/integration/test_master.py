@@ -1,0 +1,482 @@
+"""The master with real processes and real signals, over workers that misbehave on demand."""
+
+import os
+import re
+import signal
+import socket
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from prefork_ads.errors import BootFailure, ConfigError, PortInUse
+from tests.support import wait_until
+from tests.system.harness import Server
+
+TOY = "tests.integration.toy_server"
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def toy(*fields: str, workers: int = 2, serves: bool = True) -> Server:
+    return Server(*fields, workers=workers, module=TOY, serves=serves)
+
+
+def connect(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=20)
+
+
+def read_all(connection: socket.socket) -> str:
+    with connection:
+        received = b"".join(iter(lambda: connection.recv(4096), b""))
+    return received.decode().partition("\r\n\r\n")[2]
+
+
+def ask(server: Server, path: str = "/") -> tuple[int, int, int, int]:
+    """Slot, generation, pid and setting of the worker that answers."""
+    connection = connect(server)
+    connection.sendall(GET.replace(b" / ", f" {path} ".encode()))
+    slot, generation, pid, setting = map(int, read_all(connection).split())
+    return slot, generation, pid, setting
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def freeze(pid: int) -> None:
+    """Stop a process and wait until it really stands still."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(pid), f"pid {pid} to be stopped")
+
+
+def test_it_says_what_it_does_from_start_to_stop() -> None:
+    with toy(workers=2) as server:
+        port = server.port
+        server.stop()
+        lines = "\n".join(server.lines())
+    for expected in (
+        rf"master\[\d+\] listening on http://127\.0\.0\.1:{port} \(2 slots\)",
+        r"master\[\d+\] worker slot=0 pid=\d+ started generation=1",
+        r"master\[\d+\] worker slot=1 pid=\d+ ready",
+        r"master\[\d+\] keeper pid=\d+ ready",
+        rf"master\[\d+\] ready: 2 workers on http://127\.0\.0\.1:{port}, database none",
+        rf"try http://127\.0\.0\.1:{port}",
+        r"SIGTERM: draining",
+        r"worker slot=1 pid=\d+ exited status=0",
+        r"master\[\d+\] stopped$",
+    ):
+        assert re.search(expected, lines, re.MULTILINE), expected
+    stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z master\[\d+\] "
+    assert all(re.match(stamp, line) for line in lines.splitlines())
+    assert "error" not in lines
+
+
+def test_processes_are_told_apart_by_their_titles() -> None:
+    with toy(workers=2) as server:
+        server.wait_for_line("keeper pid=.* ready")
+        titles = sorted(server.processes().values())
+        assert titles == [
+            "prefork-ads: keeper",
+            f"prefork-ads: master [127.0.0.1:{server.port}]",
+            "prefork-ads: worker 0",
+            "prefork-ads: worker 1",
+        ]
+
+
+def test_a_worker_holds_its_own_listener_and_no_other() -> None:
+    with toy(workers=3) as server:
+        server.wait_for_line("keeper pid=.* ready")
+        for slot in range(3):
+            assert listening_sockets(server.worker(slot)) == 1
+        assert listening_sockets(server.pid) == 3
+
+
+def listening_sockets(pid: int) -> int:
+    table = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+    listening = {f"socket:[{line.split()[9]}]" for line in table if line.split()[3] == "0A"}
+    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    return len(listening.intersection(links))
+
+
+# Death of a worker.
+
+
+def test_connections_waiting_for_a_killed_worker_are_answered_by_its_successor() -> None:
+    with toy(workers=2) as server:
+        victim = server.worker(0)
+        freeze(victim)  # from here on its queue fills
+        clients = [connect(server) for _ in range(200)]
+        for client in clients:
+            client.sendall(GET)
+        os.kill(victim, signal.SIGKILL)
+        answers = [read_all(client).split() for client in clients]
+        server.wait_for_line(rf"error: worker slot=0 pid={victim} killed by SIGKILL")
+        assert all(len(answer) == 4 for answer in answers), answers
+        by_slot = Counter(int(answer[0]) for answer in answers)
+        assert min(by_slot[0], by_slot[1]) > 0
+        assert str(victim) not in {answer[2] for answer in answers}
+
+
+def test_a_stopped_worker_is_killed_at_its_deadline_and_replaced() -> None:
+    with toy("worker_timeout_s=0.5") as server:
+        victim = server.worker(1)
+        freeze(victim)
+        server.wait_for_line(rf"worker slot=1 pid={victim} is killed: no heartbeat")
+        server.wait_for_line(rf"worker slot=1 pid={victim} killed by SIGKILL")
+        wait_until(lambda: server.worker(1) != victim, "a successor")
+        successor = server.worker(1)
+        server.wait_for_line(rf"worker slot=1 pid={successor} ready")
+
+
+def test_a_worker_whose_loop_is_blocked_is_killed_at_its_deadline() -> None:
+    with toy("worker_timeout_s=0.5", workers=1) as server:
+        victim = server.worker(0)
+        blocker = connect(server)
+        blocker.sendall(GET.replace(b" / ", b" /hang "))
+        server.wait_for_line(rf"pid={victim} is killed: no heartbeat")
+        blocker.close()
+        assert ask(server)[2] != victim
+
+
+def test_a_master_that_was_held_up_does_not_kill_healthy_workers() -> None:
+    with toy("worker_timeout_s=0.2", workers=2) as server:
+        everybody = [server.worker(0), server.worker(1)]
+        keeper = int(server.wait_for_line(r"keeper pid=(\d+) ready")[1])
+        frozen = [server.pid, *everybody, keeper]
+        for pid in frozen:
+            freeze(pid)
+        # Longer than every deadline and than what the master calls held up.
+        threading.Event().wait(2.6)
+        os.kill(server.pid, signal.SIGCONT)
+        server.wait_for_line("held up for a while")
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+        assert {ask(server)[2] for _ in range(50)} == set(everybody)
+        assert server.count("is killed") == 0
+
+
+def test_a_worker_that_was_told_to_drain_by_hand_is_replaced() -> None:
+    with toy(workers=1) as server:
+        first = server.worker(0)
+        os.kill(first, signal.SIGTERM)
+        server.wait_for_line(rf"worker slot=0 pid={first} leaves by itself")
+        server.wait_for_line(rf"worker slot=0 pid={first} exited status=0")
+        wait_until(lambda: server.worker(0) != first, "a successor")
+        assert ask(server)[2] == server.worker(0)
+
+
+def test_a_keeper_that_dies_is_replaced() -> None:
+    with toy(workers=1) as server:
+        keeper = int(server.wait_for_line(r"keeper pid=(\d+) ready")[1])
+        mark = len(server.lines())
+        os.kill(keeper, signal.SIGKILL)
+        server.wait_for_line(rf"keeper pid={keeper} killed by SIGKILL", since=mark)
+        server.wait_for_line(r"keeper pid=\d+ ready", since=mark)
+
+
+# Boot.
+
+
+@pytest.mark.parametrize(
+    ("boot", "words"),
+    [
+        ("fail", r"exited status=3"),
+        ("raise", r"RuntimeError: this worker was told to raise"),
+        ("refuse", r"worker-0\[\d+\] error: this worker was told to refuse"),
+        ("hang", r"is killed: not ready in time"),
+    ],
+)
+def test_workers_that_cannot_start_end_the_server_with_its_own_status(
+    boot: str, words: str
+) -> None:
+    server = toy("boot_timeout_s=0.2", serves=False)
+    (server.folder / "boot").write_text(boot)
+    with server:
+        assert server.wait() == BootFailure.exit_code
+        server.assert_nothing_runs()
+        assert server.count(words) >= 1
+        assert server.count("No worker became ready") == 1
+        assert server.count(r"worker slot=\d pid=\d+ started") == 6
+
+
+def test_a_slot_that_crashes_for_ever_does_not_stop_the_others() -> None:
+    with toy(workers=2) as server:
+        (server.folder / "boot").write_text("fail")
+        os.kill(server.worker(0), signal.SIGKILL)
+        server.wait_for_line(r"worker slot=0 pid=\d+ exited status=3")
+        wait_until(lambda: server.count("exited status=3") >= 4, "several attempts")
+        assert server.running
+        (server.folder / "boot").unlink()
+        mark = len(server.lines())
+        server.wait_for_line(r"worker slot=0 pid=\d+ ready", since=mark)
+
+
+# Reload.
+
+
+def test_a_reload_replaces_every_child_and_takes_the_new_configuration() -> None:
+    with toy(workers=2) as server:
+        old = {server.worker(0), server.worker(1)}
+        (server.folder / "config").write_text("max_url=4711")
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("reload: done generation=2")
+        answers = [ask(server) for _ in range(50)]
+        assert {(generation, setting) for _, generation, _, setting in answers} == {(2, 4711)}
+        assert not old & {pid for _, _, pid, _ in answers}
+        assert server.count(r"pid=\d+ exited status=0") == 3
+
+
+def test_a_reload_with_a_broken_configuration_changes_nothing() -> None:
+    with toy(workers=1) as server:
+        before = ask(server)
+        (server.folder / "config").write_text("broken")
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("reload: refused, .*: the configuration is broken")
+        assert ask(server) == before
+
+
+def test_what_takes_a_restart_stays_as_it_was() -> None:
+    with toy(workers=1) as server:
+        (server.folder / "config").write_text("workers=5 max_url=4711")
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("reload: --workers has changed, which takes a restart")
+        server.wait_for_line("reload: done generation=2")
+        assert ask(server)[3] == 4711
+
+
+def test_a_reload_whose_worker_fails_keeps_the_old_ones_and_can_be_repeated() -> None:
+    with toy(workers=2) as server:
+        old = {server.worker(0), server.worker(1)}
+        (server.folder / "boot").write_text("fail")
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("reload: given up, worker 0 did not become ready in generation=2")
+        assert {ask(server)[2] for _ in range(50)} == old
+        (server.folder / "boot").unlink()
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("reload: done generation=3")
+
+
+def test_a_reload_whose_worker_hangs_is_given_up_at_the_deadline() -> None:
+    with toy("boot_timeout_s=0.5", workers=1) as server:
+        old = server.worker(0)
+        (server.folder / "boot").write_text("hang")
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("is killed: not ready in time")
+        server.wait_for_line("reload: given up")
+        assert ask(server)[2] == old
+
+
+def test_a_hangup_during_a_reload_is_not_forgotten() -> None:
+    with toy(workers=2) as server:
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("reload: started generation=2")
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("reload: done generation=3")
+
+
+# Stop.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_every_stop_signal_drains(number: signal.Signals) -> None:
+    with toy(workers=2) as server:
+        server.stop(number)
+        assert server.count(rf"{number.name}: draining") == 1
+        assert server.count(r"worker slot=\d pid=\d+ exited status=0") == 2
+
+
+def test_the_keeper_stays_until_the_last_worker_is_gone() -> None:
+    with toy(workers=2) as server:
+        server.wait_for_line("keeper pid=.* ready")
+        server.stop()
+        endings = [line for line in server.lines() if re.search("exited status=0", line)]
+        assert "keeper" in endings[-1]
+
+
+def test_a_worker_that_does_not_drain_is_killed_when_its_time_is_over() -> None:
+    with toy("drain_timeout_s=0.3", workers=2) as server:
+        (server.folder / "drain").write_text("hang")
+        server.stop()
+        assert server.count("is killed: not drained in time") == 2
+
+
+def test_a_second_stop_signal_stops_at_once() -> None:
+    with toy("drain_timeout_s=300", workers=2) as server:
+        (server.folder / "drain").write_text("hang")
+        server.signal(signal.SIGTERM)
+        server.wait_for_line("SIGTERM: draining")
+        server.stop(signal.SIGINT)
+        assert server.count("SIGINT again: stopping now") == 1
+        assert server.count(r"worker slot=\d pid=\d+ killed by SIGQUIT") == 2
+
+
+def test_a_second_stop_signal_ends_even_a_worker_that_stands_still() -> None:
+    with toy("drain_timeout_s=300", workers=1) as server:
+        freeze(server.worker(0))
+        server.signal(signal.SIGTERM)
+        server.wait_for_line("SIGTERM: draining")
+        server.stop(signal.SIGTERM)
+        assert server.count(r"worker slot=0 pid=\d+ killed by SIGKILL") == 1
+
+
+def test_nothing_is_left_when_the_master_is_killed() -> None:
+    with toy(workers=3) as server:
+        server.wait_for_line("keeper pid=.* ready")
+        assert len(server.processes()) == 5
+        server.signal(signal.SIGKILL)
+        assert server.wait() == -signal.SIGKILL
+        server.assert_nothing_runs()
+
+
+def test_a_killed_master_takes_nobody_down_who_had_got_through() -> None:
+    with toy(workers=2) as server:
+        frozen = [server.worker(0), server.worker(1)]
+        for pid in frozen:
+            freeze(pid)
+        clients = [connect(server) for _ in range(100)]
+        for client in clients:
+            client.sendall(GET)
+        server.signal(signal.SIGKILL)
+        server.wait()
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+        assert all(len(read_all(client).split()) == 4 for client in clients)
+
+
+def test_a_stop_answers_everybody_who_had_got_through() -> None:
+    with toy(workers=2) as server:
+        frozen = [server.worker(0), server.worker(1)]
+        for pid in frozen:
+            freeze(pid)
+        clients = [connect(server) for _ in range(200)]
+        for client in clients:
+            client.sendall(GET)
+        server.signal(signal.SIGTERM)
+        server.wait_for_line("SIGTERM: draining")
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+        assert all(len(read_all(client).split()) == 4 for client in clients)
+        assert server.wait() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_under_load_every_connection_that_was_made_is_answered(number: signal.Signals) -> None:
+    """SIGKILL goes to a worker, the others to the master."""
+    with toy(workers=2) as server:
+        outcomes: Counter[str] = Counter()
+        stop, loaded = threading.Event(), threading.Event()
+        clients = [
+            threading.Thread(target=_load, args=(server.port, outcomes, stop, loaded))
+            for _ in range(8)
+        ]
+        for client in clients:
+            client.start()
+        assert loaded.wait(20)
+        if number == signal.SIGKILL:
+            os.kill(server.worker(0), number)
+            server.wait_for_line(r"killed by SIGKILL")
+        else:
+            server.signal(number)
+        if number == signal.SIGTERM:
+            assert server.wait() == 0
+        elif number == signal.SIGHUP:
+            server.wait_for_line("reload: done")
+        stop.set()
+        for client in clients:
+            client.join()
+        # The one connection a killed worker had in its hands cannot be saved by anybody.
+        allowed = 1 if number == signal.SIGKILL else 0
+        assert outcomes["broken"] <= allowed, outcomes
+
+
+def _load(
+    port: int, outcomes: "Counter[str]", stop: threading.Event, loaded: threading.Event
+) -> None:
+    while not stop.is_set():
+        try:
+            connection = socket.create_connection(("127.0.0.1", port), timeout=3)
+        except (ConnectionRefusedError, TimeoutError):
+            return
+        try:
+            connection.sendall(GET)
+            outcomes["answered" if len(read_all(connection).split()) == 4 else "broken"] += 1
+        except OSError:
+            outcomes["broken"] += 1
+        if outcomes["answered"] > 500:
+            loaded.set()
+
+
+# The rest.
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU])
+def test_signals_without_a_meaning_do_no_harm(number: signal.Signals) -> None:
+    with toy(workers=1) as server:
+        server.signal(number)
+        server.wait_for_line(f"{number.name} is not used")
+        os.kill(server.worker(0), number)
+        assert ask(server)[2] == server.worker(0)
+
+
+def test_the_pid_file_names_the_master_and_goes_with_it() -> None:
+    with toy("pid_file=here.pid") as server:
+        path = server.folder / "here.pid"
+        assert int(path.read_text()) == server.pid
+        server.stop()
+        assert not path.exists()
+        assert list(server.folder.glob("here.pid*")) == []
+
+
+def test_a_pid_file_of_a_running_server_is_respected() -> None:
+    with toy("pid_file=here.pid") as server:
+        with toy(f"pid_file={server.folder / 'here.pid'}", serves=False) as second:
+            assert second.wait() == ConfigError.exit_code
+            assert second.count(rf"belongs to a running server \(pid {server.pid}\)") == 1
+        assert int((server.folder / "here.pid").read_text()) == server.pid
+
+
+def test_a_pid_file_left_behind_is_replaced() -> None:
+    server = toy("pid_file=here.pid")
+    (server.folder / "here.pid").write_text("1\n")
+    with server:
+        assert int((server.folder / "here.pid").read_text()) == server.pid
+
+
+def test_a_pid_file_that_cannot_be_written_is_explained() -> None:
+    with toy("pid_file=/no/such/folder/here.pid", serves=False) as server:
+        assert server.wait() == ConfigError.exit_code
+        assert server.count("Its folder must exist") == 1
+
+
+def test_a_second_server_on_the_port_is_refused_with_its_own_status() -> None:
+    with toy() as server, toy(f"port={server.port}", serves=False) as second:
+        assert second.wait() == PortInUse.exit_code
+        in_use = rf"Port {server.port} on 127.0.0.1 is in use, by prefork-ads: .*pid \d+"
+        assert second.count(in_use) == 1
+
+
+def test_it_listens_on_a_unix_socket() -> None:
+    with toy("unix_socket=http.sock") as server:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(server.folder / "http.sock"))
+            client.sendall(GET)
+            assert len(read_all(client).split()) == 4
+        server.stop()
+        assert not (server.folder / "http.sock").exists()
+
+
+def test_the_service_manager_hears_of_everything(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        server = Server(
+            workers=1, module=TOY, environment={"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        )
+        with server:
+            assert manager.recv(4096).startswith(b"READY=1\nSTATUS=Serving: 1 workers on http://")
+            server.signal(signal.SIGHUP)
+            assert manager.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+            assert manager.recv(4096).startswith(b"READY=1")
+            server.stop()
+            assert manager.recv(4096).startswith(b"STOPPING=1")

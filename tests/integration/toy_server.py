@@ -1,0 +1,155 @@
+"""A real master over workers that do next to nothing, so that tests can make them do the worst.
+
+    python -m tests.integration.toy_server --workers 2 --port 0 --data-dir DIR [field=value …]
+
+Further arguments set fields of Config. Files in the current folder steer it while it runs: `boot`
+holds what a child does when it starts (`ok`, `fail`, `hang`; absent means `ok`), `config` that the
+configuration is broken, or a field=value to change.
+"""
+
+import argparse
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from prefork_ads.config import Config
+from prefork_ads.errors import ConfigError, PreforkAdsError
+from prefork_ads.process.context import ChildContext
+from prefork_ads.process.listener import ACCEPT_GRACE_S, refuse_new
+from prefork_ads.process.log import logger
+from prefork_ads.process.master import Master
+from prefork_ads.process.scoreboard import Scoreboard
+
+ANSWER = "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}"
+
+
+def _word(name: str) -> str:
+    path = Path(name)
+    return path.read_text().strip() if path.exists() else ""
+
+
+class _Signals:
+    """Wakes a poll() when a signal comes."""
+
+    def __init__(self) -> None:
+        self.wake, out = socket.socketpair()
+        for end in (self.wake, out):
+            end.setblocking(False)
+        self._out = out
+        signal.set_wakeup_fd(out.fileno())
+        self.terminated = False
+        signal.signal(signal.SIGTERM, self._on_term)
+
+    def _on_term(self, number: int, frame: object) -> None:
+        self.terminated = True
+
+
+def worker_main(context: ChildContext) -> int:
+    match _word("boot"):
+        case "fail":
+            return 3
+        case "raise":
+            raise RuntimeError("this worker was told to raise")
+        case "refuse":
+            raise ConfigError("this worker was told to refuse")
+        case "hang":
+            signal.pause()
+    signals = _Signals()
+    wait = select.poll()
+    for descriptor in (signals.wake, *context.listeners):
+        wait.register(descriptor, select.POLLIN)
+    context.announce_ready()
+
+    def serve_until(done: Callable[[], bool]) -> None:
+        while not done():
+            context.beat()
+            wait.poll(20)
+            for listener in context.listeners:
+                _answer_queue(listener, context)
+
+    serve_until(lambda: signals.terminated)
+    if _word("drain") == "hang":
+        signal.pause()
+    if context.orphaned:
+        for listener in context.listeners:
+            refuse_new(listener)
+    context.announce_draining()
+    last_s = time.monotonic() + ACCEPT_GRACE_S
+    serve_until(lambda: time.monotonic() > last_s)
+    return 0
+
+
+def _answer_queue(listener: socket.socket, context: ChildContext) -> None:
+    while True:
+        try:
+            connection = listener.accept()[0]
+        except BlockingIOError:
+            return
+        with connection:
+            connection.setblocking(True)
+            request = connection.recv(4096)
+            if b"/hang" in request:
+                signal.pause()
+            context.seat.counters[0] += 1
+            told = f"{context.slot} {context.generation} {os.getpid()} {context.config.max_url}"
+            connection.sendall(ANSWER.format(len(told), told).encode())
+
+
+def keeper_main(context: ChildContext) -> int:
+    signals = _Signals()
+    context.announce_ready()
+    while not signals.terminated:
+        context.beat()
+        select.select([signals.wake], [], [], 0.1)
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("fields", nargs="*")
+    arguments = parser.parse_args()
+    started_with = Config(workers=arguments.workers, port=arguments.port).replace(
+        data_dir=arguments.data_dir, **_fields(arguments.fields)
+    )
+
+    def load_config() -> Config:
+        if _word("config") == "broken":
+            raise ConfigError("the configuration is broken")
+        return started_with.replace(**_fields(_word("config").split()))
+
+    master = Master(
+        started_with,
+        worker_main=worker_main,
+        keeper_main=keeper_main,
+        load_config=load_config,
+        scoreboard=Scoreboard(counters=1),
+        database="none",
+        on_ready=lambda url: logger.info("try %s", url),
+    )
+    try:
+        return master.run()
+    except PreforkAdsError as error:
+        logger.error("%s", error)
+        return error.exit_code
+
+
+def _fields(words: list[str]) -> dict[str, object]:
+    defaults = Config()
+    found: dict[str, object] = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        kind = Path if name in {"pid_file", "unix_socket"} else type(getattr(defaults, name))
+        found[name] = kind(text)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
