@@ -1,0 +1,57 @@
+"""`prefork-ads`, bare or as `prefork-ads serve`: read the settings and hand them to `wiring`.
+
+Must not know: how the server is put together.
+"""
+
+import os
+
+import click
+from setproctitle import setproctitle
+
+from prefork_ads.cli.options import (
+    DEMONSTRATION,
+    Command,
+    SectionOption,
+    config_flags,
+    merged,
+    read_count,
+)
+from prefork_ads.config import Config, load
+from prefork_ads.options import OPTIONS
+
+DEMO_VARIANTS = SectionOption(
+    ["--demo-variants"],
+    metavar="N",
+    help="Fill an empty ad_variant with N generated rows before serving. [default: none]",
+    section=DEMONSTRATION,
+)
+
+
+@click.command(
+    cls=Command,
+    params=[*config_flags(), DEMO_VARIANTS],
+    examples="""\
+prefork-ads serve --workers 4
+prefork-ads serve --demo-variants 10k
+""",
+)
+@click.pass_context
+def serve(context: click.Context, /, **flags: str | None) -> None:
+    """Serve until told to stop; the same as no command at all.
+
+    SIGTERM and Ctrl-C let requests finish and stop; a second one stops at once. SIGHUP reads the
+    settings again and replaces the workers without dropping a request.
+    """
+    given = merged(context, flags)
+
+    def load_config() -> Config:
+        return load(given, os.environ)[0]
+
+    config = load_config()
+    demo_variants = read_count("--demo-variants", given.get("demo_variants") or "0")
+    if any(given.get(option.field) for option in OPTIONS.values() if option.secret):
+        # From now on ps shows a title instead of the arguments, and with them the password.
+        setproctitle("prefork-ads: starting")
+    from prefork_ads.cli import wiring  # noqa: PLC0415 - loads everything; help stays fast
+
+    context.exit(wiring.serve(config, load_config, demo_variants))
