@@ -2,17 +2,19 @@
 
 Generating runs in the server, in chunks of one transaction each, in which the progress row moves
 too: stopped at any moment, the next run goes on where the table really is. Ctrl-C waits for the
-chunk in hand (half a second), because psycopg2 waits in C, and then rolls it back or finds it
+chunk in hand, because psycopg2 waits in C, and then rolls it back or finds it
 committed; either is fine.
 
-Facts that shaped it (measured, one million rows, PostgreSQL 18, two busy cores):
-- chunks of 20,000 rows 130,000 rows/s; of 100,000 to 500,000 rows 185,000–210,000. So 100,000;
+Facts that shaped it (measured, one million rows, PostgreSQL 18, two cores that others used too, so
+that the same run varies by a third; each line below compares runs made one after the other):
+- chunks of 20,000 rows 125,000–170,000 rows/s, of 100,000 rows 140,000–195,000, of 500,000 rows
+  130,000–180,000. So 100,000, which is also how long Ctrl-C waits: about half a second;
 - random uuids 77,000 rows/s and an index of 38.6 MB; ids that grow 190,000 and 28.5 MB;
 - two connections at once 290,000 rows/s, but their ranges interleave, pages split in the middle
   and the index is 42 MB. The index is what lookups must keep in memory, so there is one
   connection;
-- without the primary key 333,000 rows/s: the index is half of the work. synchronous_commit=off and
-  the CHECKs make no difference.
+- without primary key and CHECKs 333,000 rows/s, with the key alone 179,000: the index is half of
+  the work, the CHECKs are none of it that shows. Nor is waiting for the commit.
 
 Must not know: the command line, processes, the serving path.
 """

@@ -25,6 +25,13 @@ from prefork_ads.events.uuid7 import Uuid7
 
 NULL = b"\\N"
 
+# As numbers: `92 in data` is a memchr, `b"\\" in data` first raises and drops a TypeError (CPython
+# tries it as a number), which at ten times a request was a fifth of the whole (*measured*).
+BACKSLASH, TAB = b"\\\t"
+
+# Between the fields of a line; the stamp has two fields.
+_TABS = 7
+
 
 def header_field(value: bytes | None) -> bytes:
     """A header's value as a field."""
@@ -32,7 +39,7 @@ def header_field(value: bytes | None) -> bytes:
         return NULL
     if not value.isascii():
         value = value.decode(errors="replace").encode()
-    if b"\\" in value or b"\t" in value:
+    if BACKSLASH in value or TAB in value:
         value = value.replace(b"\\", b"\\\\").replace(b"\t", b"\\t")
     return value
 
@@ -77,8 +84,15 @@ def line(
     language: bytes | None,
 ) -> bytes:
     """The line of one event. `address` is a valid IP address, or "" for none."""
-    if b"\\" in params_json:
+    if BACKSLASH in params_json:
         params_json = params_json.replace(b"\\", b"\\\\")
+    if user_agent is not None and referer is not None and language is not None and address:
+        # What a browser sends needs no escape, and three searches of the whole line say so.
+        text = b"\t".join(
+            (stamp, endpoint, params_json, user_agent, referer, address.encode(), language)
+        )
+        if text.count(b"\t") == _TABS and BACKSLASH not in text and text.isascii():
+            return text
     return b"\t".join(
         (
             stamp,

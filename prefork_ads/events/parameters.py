@@ -24,6 +24,9 @@ import orjson
 
 REPLACEMENT = "\ufffd"
 
+# As numbers, for the reason given in `event`.
+PERCENT, PLUS, AMPERSAND = b"%+&"
+
 # What a double may not hold to the last digit: orjson would round it, or refuse it as infinite. May match
 # inside a string, which costs time and nothing else.
 _LONG_NUMBER = re.compile(rb"[0-9]{19}|(?=[0-9]{0,18}\.)[0-9.]{17}|[0-9][eE][+-]?[0-9]{3}")
@@ -43,10 +46,13 @@ class MalformedBody(ValueError):
 
 def parse_query(query: bytes) -> Parameters:
     """The names and values of a query string or form body. Never fails: any bytes are parameters."""
+    plain = PERCENT not in query and PLUS not in query and query.isascii()
+    if plain and AMPERSAND not in query:
+        # One pair or none, as in `/ad?id=…`.
+        name, _, value = query.decode().partition("=")
+        return {name: value} if query else {}
     parameters: Parameters = {}
-    if query:
-        plain = b"%" not in query and b"+" not in query and query.isascii()
-        _add_pairs(parameters, query, plain=plain)
+    _add_pairs(parameters, query, plain=plain)
     return parameters
 
 
@@ -73,7 +79,7 @@ def to_json(parameters: Parameters) -> bytes:
         text = orjson.dumps(parameters)
     except orjson.JSONEncodeError:
         raise MalformedBody("The body is nested too deep.") from None
-    if b"\\u0000" in text:
+    if text.find(b"\\u0000") >= 0:
         # Perhaps only an escaped backslash before "u0000"; cleaning the values is right either way.
         text = orjson.dumps(_storable(parameters))
     return text

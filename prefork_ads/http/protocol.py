@@ -62,10 +62,17 @@ SLOW_READER, MANY_OUTSTANDING, MANY_UNSENT = 1, 2, 4
 
 FEED_SLICE_BYTES = 16 * 1024
 
+# As a number: `b"#" in url` would raise and drop a TypeError before it searches.
+NUMBER_SIGN = ord("#")
+
 # RFC 3986 host and port as far as RFC 9112, 3.2 needs it: what cannot be a host is refused, so that
 # no two servers in a chain can read two hosts out of one message. llhttp leaves the white space that
 # may follow a value.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?[ \t]*")
+
+# Hosts that were found to be hosts: a server has few, and a search costs as much as three headers.
+# Bounded like _POSITIONS.
+_HOSTS: set[bytes] = set()
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -89,6 +96,15 @@ def _learn(name: bytes) -> int:
             _POSITIONS.clear()
         _POSITIONS[name] = position
     return position
+
+
+def _check_host(host: bytes) -> None:
+    if _HOST.fullmatch(host) is None:
+        raise Refused(400, "The Host header of this request is not a host.")
+    if len(host) <= 255:
+        if len(_HOSTS) >= _MAX_LEARNED:
+            _HOSTS.clear()
+        _HOSTS.add(host)
 
 
 class Refused(Exception):
@@ -356,8 +372,8 @@ class Connection(asyncio.Protocol):
         host = fields[HOST]
         if host is None or not self._version:
             self._check_version(host)
-        if host is not None and _HOST.fullmatch(host) is None:
-            raise Refused(400, "The Host header of this request is not a host.")
+        if host is not None and host not in _HOSTS:
+            _check_host(host)
         if fields[CONTENT_LENGTH] or fields[TRANSFER_ENCODING] or fields[EXPECT] or fields[UPGRADE]:
             self._check_framing(fields)
 
@@ -377,7 +393,7 @@ class Connection(asyncio.Protocol):
         method = self._parser.get_method()
         keep_alive = self._parser.should_keep_alive()
         path, _, query = url.partition(b"?")
-        if path[:1] != b"/" or b"#" in url:
+        if path[:1] != b"/" or NUMBER_SIGN in url:
             if self._replay:
                 return
             path, query = _origin_form(url)

@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Final
 
 from prefork_ads.http.limits import Limits
@@ -188,7 +189,7 @@ class Bed:
         """Let connections read and run what they schedule, until nothing moves any more."""
         moving = True
         while moving:
-            moving = any([client.receive() for client in self._clients])
+            moving = sum(client.receive() for client in self._clients) > 0
             while self._soon:
                 scheduled, self._soon[:] = self._soon[:], []
                 for callback in scheduled:
@@ -235,4 +236,4 @@ def one_by_one(data: bytes) -> list[bytes]:
 def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
     """The data cut at these places (any integers; the same place twice gives no empty piece)."""
     edges = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(edges)]

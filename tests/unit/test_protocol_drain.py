@@ -45,7 +45,7 @@ def test_a_request_that_is_half_here_is_not_cut_off() -> None:
     assert [answer.connection for answer in client.answers()] == [None]
     bed.hub.close_idle()
     bed.tick()
-    assert not client.transport.closing
+    assert not client.transport.is_closing()
     client.send(REQUEST[20:])
     assert [answer.connection for answer in client.answers()] == [None, "close"]
 
@@ -90,9 +90,9 @@ def test_idle_connections_are_closed_at_the_end_of_the_window() -> None:
     bed.hub.drain()
     bed.hub.close_idle()
     bed.tick()
-    assert idle.transport.closing
-    assert used.transport.closing
-    assert not waiting.transport.closing
+    assert idle.transport.is_closing()
+    assert used.transport.is_closing()
+    assert not waiting.transport.is_closing()
     bed.later[0].respond(bed.answers.no_content)
     bed.tick()
     assert [answer.connection for answer in waiting.answers()] == ["close"]
@@ -115,7 +115,7 @@ def test_a_client_that_has_read_its_last_answer_closes_and_is_forgotten() -> Non
     client = bed.connect().send(REQUEST)
     assert bed.hub.connections
     client.send_eof()
-    assert client.transport.closing
+    assert client.transport.is_closing()
     assert bed.hub.connections == set()
 
 

@@ -59,7 +59,9 @@ def mutated(draw: st.DrawFn, stream: bytes) -> bytes:
     data = bytearray(stream)
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(data)))
-        piece = draw(st.one_of(st.binary(max_size=2), st.sampled_from([b"\r\n", b"\0", b" ", b":"])))
+        piece = draw(
+            st.one_of(st.binary(max_size=2), st.sampled_from([b"\r\n", b"\0", b" ", b":"]))
+        )
         data[at : at + draw(st.integers(0, 2))] = piece
     return bytes(data)
 
@@ -151,13 +153,11 @@ def test_any_course_of_events(stream: bytes, steps: list[str], places: list[int]
     pieces = cut(stream, places)
     half_closed = paused = False
     for number in range(max(len(steps), len(pieces))):
-        if client.lost:
-            break
         if number < len(pieces) and not half_closed:
             client.send(pieces[number])
-        step = steps[number] if number < len(steps) else "tick"
         if client.lost:
             break
+        step = steps[number] if number < len(steps) else "tick"
         if step == "answer" and bed.later:
             bed.later.pop().respond(bed.answers.full(200, b"late", b"text/plain"))
         elif step == "pause" and not paused:

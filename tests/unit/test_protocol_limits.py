@@ -82,9 +82,9 @@ def test_empty_lines_are_no_message() -> None:
     client = bed.connect().send(*reads(b"\r\n" * LARGE))
     assert client.wire == b""
     bed.pass_time(LIMITS.head_timeout_s + 1)
-    assert not client.transport.closing, "nothing has begun that could take too long"
+    assert not client.transport.is_closing(), "nothing has begun that could take too long"
     bed.pass_time(LIMITS.idle_timeout_s)
-    assert client.transport.closing
+    assert client.transport.is_closing()
     assert client.wire == b""
 
 
@@ -244,7 +244,7 @@ def test_a_slow_reader_is_given_up() -> None:
     client = bed.connect().send(get(b"/log"))
     client.connection.pause_writing()
     bed.pass_time(LIMITS.send_timeout_s)
-    assert not client.transport.closing
+    assert not client.transport.is_closing()
     bed.pass_time(1)
     assert client.transport.aborted
 
@@ -303,15 +303,15 @@ def test_an_idle_connection_is_closed_without_a_word() -> None:
     bed = Bed()
     fresh, used = bed.connect(), bed.connect().send(get(b"/log"))
     bed.pass_time(LIMITS.idle_timeout_s)
-    assert not fresh.transport.closing
-    assert not used.transport.closing
+    assert not fresh.transport.is_closing()
+    assert not used.transport.is_closing()
     used.send(get(b"/log"))
     bed.pass_time(1)
-    assert fresh.transport.closing
+    assert fresh.transport.is_closing()
     assert fresh.wire == b""
-    assert not used.transport.closing, "it was used in the meantime"
+    assert not used.transport.is_closing(), "it was used in the meantime"
     bed.pass_time(LIMITS.idle_timeout_s)
-    assert used.transport.closing
+    assert used.transport.is_closing()
     assert used.statuses() == [200, 200]
     assert bed.hub.connections == set()
 
@@ -320,7 +320,7 @@ def test_a_request_that_waits_for_its_answer_is_not_idle() -> None:
     bed = Bed()
     client = bed.connect().send(get(b"/later") + b"GET")
     bed.pass_time(1000)
-    assert not client.transport.closing
+    assert not client.transport.is_closing()
     bed.later[0].respond(bed.answers.no_content)
     bed.tick()
     assert client.statuses() == [204]
@@ -332,9 +332,9 @@ def test_after_an_error_the_client_has_time_to_read() -> None:
     bed = Bed()
     client = bed.connect().send(b"nonsense\r\n\r\n")
     bed.pass_time(LIMITS.linger_s)
-    assert not client.transport.closing
+    assert not client.transport.is_closing()
     bed.pass_time(0.5)
-    assert client.transport.closing
+    assert client.transport.is_closing()
     assert not client.transport.aborted
     assert bed.hub.connections == set()
 
@@ -372,11 +372,11 @@ def test_a_client_that_closed_its_half_gets_its_answers() -> None:
     bed = Bed()
     client = bed.connect().send(get(b"/later") + get(b"/log"))
     client.send_eof()
-    assert not client.transport.closing
+    assert not client.transport.is_closing()
     bed.later[0].respond(bed.answers.no_content)
     bed.tick()
     assert client.statuses() == [204, 200]
-    assert client.transport.closing
+    assert client.transport.is_closing()
     assert not client.transport.aborted
 
 
@@ -386,7 +386,7 @@ def test_a_client_that_closed_its_half_in_the_same_tick() -> None:
     client.connection.data_received(get(b"/log"))
     client.send_eof()
     assert client.statuses() == [200]
-    assert client.transport.closing
+    assert client.transport.is_closing()
 
 
 @pytest.mark.parametrize("part", [b"", b"GET / HT", post(b"a", b"Content-Length: 2")])
@@ -395,7 +395,7 @@ def test_a_message_that_ends_with_the_connection_is_none(part: bytes) -> None:
     client = bed.connect().send(part)
     client.send_eof()
     assert bed.requests == []
-    assert client.transport.closing
+    assert client.transport.is_closing()
     assert client.wire == b""
 
 

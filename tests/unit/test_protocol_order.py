@@ -152,7 +152,7 @@ def test_connection_close() -> None:
     client = bed.connect().send(get(b"/log?1") + get(b"/log?2", b"Connection: close"))
     assert [a.connection for a in client.answers()] == [None, "close"]
     assert client.transport.eof_written
-    assert not client.transport.closing, "the client gets time to read"
+    assert not client.transport.is_closing(), "the client gets time to read"
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -196,9 +196,9 @@ def test_after_the_last_answer_the_rest_is_read_and_dropped() -> None:
     bed.tick()
     assert client.wire == wire
     assert client.transport.reading
-    assert not client.transport.closing
+    assert not client.transport.is_closing()
     client.send_eof()
-    assert client.transport.closing
+    assert client.transport.is_closing()
     assert not client.transport.aborted
 
 
@@ -287,9 +287,7 @@ UPGRADES_WITH_BODY = {
 }
 
 
-@pytest.mark.parametrize(
-    ("framing", "body"), UPGRADES_WITH_BODY.values(), ids=UPGRADES_WITH_BODY
-)
+@pytest.mark.parametrize(("framing", "body"), UPGRADES_WITH_BODY.values(), ids=UPGRADES_WITH_BODY)
 def test_a_body_behind_an_offered_upgrade_is_a_body(framing: bytes, body: bytes) -> None:
     lines = b"".join(line + b"\r\n" for line in (*H2C, b"User-Agent: a\xff", b"Referer:"))
     post = b"POST /log?1 HTTP/1.1\r\n" + HOST + lines + framing + b"\r\n" + body

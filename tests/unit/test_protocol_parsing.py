@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefork_ads.http import protocol
 from prefork_ads.http.message import CONTENT_TYPE, USER_AGENT, X_FORWARDED_FOR
 from tests.unit.http_bed import Bed, Client, cut, every_split, one_by_one
 
@@ -81,9 +82,15 @@ VALID: dict[str, tuple[bytes, Seen]] = {
     "close among others": (get(b"/", b"Connection: x, Close"), Seen(keep_alive=False)),
     "fixed body": (fixed(b"hello"), Seen(b"POST", b"/log", b"", b"hello")),
     "empty fixed body": (fixed(b""), Seen(b"POST", b"/log")),
-    "leading zeros": (post(b"hello", b"Content-Length: 005"), Seen(b"POST", b"/log", b"", b"hello")),
+    "leading zeros": (
+        post(b"hello", b"Content-Length: 005"),
+        Seen(b"POST", b"/log", b"", b"hello"),
+    ),
     "body that looks like a request": (fixed(get()), Seen(b"POST", b"/log", b"", get())),
-    "body with GET": (get(b"/log", b"Content-Length: 2") + b"ab", Seen(b"GET", b"/log", b"", b"ab")),
+    "body with GET": (
+        get(b"/log", b"Content-Length: 2") + b"ab",
+        Seen(b"GET", b"/log", b"", b"ab"),
+    ),
     "chunks": (
         chunked(b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"),
         Seen(b"POST", b"/log", b"", b"hello world"),
@@ -336,10 +343,21 @@ def test_names_that_clients_invent_do_not_pile_up() -> None:
         client.send(get(b"/", b"X-Invented-%d: 1" % number))
     client.send(get(b"/", b"User-Agent: me", b"X" * 5000 + b": 1"))
     assert bed.requests[-1].fields[USER_AGENT] == b"me"
-    from prefork_ads.http import protocol  # noqa: PLC0415 - only this test looks inside
-
     assert len(protocol._POSITIONS) <= protocol._MAX_LEARNED
     assert max(map(len, protocol._POSITIONS)) <= 40
+
+
+def test_hosts_that_clients_invent_do_not_pile_up() -> None:
+    bed = Bed()
+    client = bed.connect()
+    for number in range(3000):
+        client.send(b"GET / HTTP/1.1\r\nHost: invented-%d.example\r\n\r\n" % number)
+    client.send(b"GET / HTTP/1.1\r\nHost: " + b"x" * 5000 + b"\r\n\r\n")
+    assert client.statuses() == [200] * 3001
+    assert len(protocol._HOSTS) <= protocol._MAX_LEARNED
+    assert max(map(len, protocol._HOSTS)) <= 255
+    client.send(b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n")
+    assert client.statuses()[-1] == 400
 
 
 def test_a_version_is_judged_on_each_request_without_host() -> None:
