@@ -1,5 +1,7 @@
 """What one process per database does for request_log once a minute: make days, forget days, freeze days.
 
+Rows of the ledger that dead workers have left go too.
+
 Plain functions on a synchronous autocommit connection; who calls them, and when, is the keeper's
 affair. Being the one is a session advisory lock: the server gives it back when the holder's
 connection ends, whatever ended it, so no leader has to be declared dead.
@@ -81,6 +83,8 @@ def tick(
     created = ensure(conn, today)
     not_dropped, dropped = _patiently("retention", lambda: forget(conn, today, retention_days))
     vacuumed = freeze(conn, (now - CLOSED_AFTER).date())
+    with conn.cursor() as cursor:
+        cursor.execute(query("journal_segment_forget"))
     return Report(created, converted, dropped, vacuumed, not_set + not_dropped)
 
 

@@ -243,8 +243,11 @@ class Writer:
 
     async def _insert(self, connection: AsyncConnection, batch: list[bytes]) -> None:
         text = b"\n".join(batch)
+        # Each backslash of a plain batch is one of a NULL's; an escaped one may look so and is not.
+        escaped = b"\\\\" in text or text.count(b"\\") != text.count(b"\\N")
+        statement = "log_insert" if escaped else "log_insert_plain"
         started = time.perf_counter()
-        await self._move(connection, "log_insert", {"lines": text.decode()}, len(text) + _NEWLINE)
+        await self._move(connection, statement, {"lines": text.decode()}, len(text) + _NEWLINE)
         self._counters[Counter.LOG_BATCHES] += 1
         self._counters[Counter.LOG_ROWS] += len(batch)
         self._counters[Counter.LOG_MICROSECONDS] += int((time.perf_counter() - started) * 1e6)
@@ -266,7 +269,10 @@ class Writer:
         )
         # Its last result is the ledger's position: `after`, whether this attempt moved it or an
         # earlier one whose answer we did not get.
-        position = connection.rows()[0][0]
+        rows = connection.rows()
+        if not rows:
+            raise ConnectionLost("its row in journal_segment is gone; it is made again")
+        position = rows[0][0]
         assert position == after, f"ledger of {self._segment} at {position}, expected {after}"
         self._shipped_bytes = after
 

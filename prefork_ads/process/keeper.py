@@ -27,6 +27,7 @@ import psycopg2
 import psycopg2.extensions
 
 from prefork_ads.db import partitions, session
+from prefork_ads.db.data_dir import trim_log
 from prefork_ads.errors import PreforkAdsError
 from prefork_ads.process.children import Backoff
 from prefork_ads.process.context import ChildContext
@@ -78,6 +79,7 @@ class Keeper:
 
     def _round(self) -> float:
         """Do what is due; how long to pause then, in seconds."""
+        self._trim_log()
         try:
             self._tick()
         except (psycopg2.Error, PreforkAdsError) as error:
@@ -91,6 +93,13 @@ class Keeper:
         if not self._leads:
             return FOLLOW_EVERY_S
         return min(TICK_EVERY_S, _until_next_day_s())
+
+    def _trim_log(self) -> None:
+        """The embedded server's log, when there is one: each host looks after its own."""
+        try:
+            trim_log(self._context.config.data_dir)
+        except OSError as error:
+            self._say_once(f"the log of PostgreSQL cannot be trimmed: {error}")
 
     def _tick(self) -> None:
         config = self._context.config

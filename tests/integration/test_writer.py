@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from prefork_ads.db.queries import query
 from prefork_ads.db.writer import Batching, Writer
@@ -293,3 +295,31 @@ async def until(condition: Callable[[], bool]) -> None:
 def _partitions(database: Database) -> None:
     """As the keeper leaves them: without, the first batch finds that there is none."""
     database.execute("SELECT request_log_ensure(current_date - 1, current_date + 1)")
+
+
+def test_a_ledger_row_that_was_taken_for_a_dead_workers_is_made_again(database: Database) -> None:
+    async def scenario() -> None:
+        bench = Bench(database.dsn)
+        running = asyncio.create_task(bench.writer.run())
+        await bench.writer.connected.wait()
+        database.execute("DELETE FROM journal_segment")
+        bench.writer.append(event(1))
+        await bench.until_said("journal_segment is gone")
+        bench.writer.stop()
+        await running
+
+    run(scenario)
+    assert numbers(database) == [1]
+
+
+@given(st.lists(st.text(alphabet="\\Nnt\t N", max_size=6), min_size=1, max_size=4))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_plain_and_escaped_batches_say_the_same(database: Database, agents: list[str]) -> None:
+    """Which of the two statements ships a batch depends on its backslashes; its rows do not."""
+    database.execute("TRUNCATE request_log")
+    lines = [event(n, agent=agent.encode()) for n, agent in enumerate(agents)]
+    run(lambda: write_all(Bench(database.dsn), lines))
+    rows = database.fetch("SELECT user_agent FROM request_log ORDER BY (params->>'n')::int")
+    assert [agent for (agent,) in rows] == agents
