@@ -114,7 +114,11 @@ def postgres(request: pytest.FixtureRequest) -> Iterator[Server]:
         with EmbeddedPostgres(root / "data", settings=TEST_SETTINGS) as embedded:
             server = Server(embedded.dsn, embedded.log_path)
             request.config.stash[SERVER] = server
-            yield server
+            try:
+                yield server
+            finally:
+                # Its log goes with it, and failures are still reported after this.
+                del request.config.stash[SERVER]
     finally:
         shutil.rmtree(root, ignore_errors=True)
 

@@ -374,7 +374,9 @@ class Connection(asyncio.Protocol):
             self._check_version(host)
         if host is not None and host not in _HOSTS:
             _check_host(host)
-        if fields[CONTENT_LENGTH] or fields[TRANSFER_ENCODING] or fields[EXPECT] or fields[UPGRADE]:
+        # An empty coding too: httptools 0.6.4 reads it as none, others may not.
+        coding = fields[TRANSFER_ENCODING]
+        if fields[CONTENT_LENGTH] or coding is not None or fields[EXPECT] or fields[UPGRADE]:
             self._check_framing(fields)
 
     def on_body(self, piece: bytes) -> None:
@@ -563,6 +565,8 @@ class Connection(asyncio.Protocol):
                 raise Refused(400, "Only HTTP/1.1 has transfer codings.")
             if length is not None:
                 raise Refused(400, "A request has either a Content-Length or a Transfer-Encoding.")
+            if not coding:
+                raise Refused(400, "The Transfer-Encoding of this request is empty.")
             if coding.strip().lower() != b"chunked":
                 raise Refused(501, "This server knows no transfer coding but chunked.")
             self._fields_in = NO_FIELDS.copy()
