@@ -61,7 +61,6 @@ class Proxy:
     async def _serve(
         self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter
     ) -> None:
-        self.connections += 1
         host, port = self._parameters.get("host", ""), int(self._parameters.get("port", 5432))
         if host.startswith("/"):
             server_in, server_out = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
@@ -76,8 +75,12 @@ class Proxy:
 
     async def _pass_up(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         """To PostgreSQL. When the client is gone, PostgreSQL is not told: it finishes its statement."""
+        spoke = False
         try:
             while data := await source.read(65536):
+                # Who only knocks does not count.
+                self.connections += not spoke
+                spoke = True
                 sink.write(data)
                 await sink.drain()
                 if self._swallowing:

@@ -8,8 +8,10 @@ Everything peculiar about aiopg 1.4 and libpq's asynchronous mode stays in this 
 - a DSN with several hosts hangs when the first of them refuses: hosts are tried one at a time by us;
 - libpq resolves names with the blocking getaddrinfo: names are resolved by the loop, and libpq is handed
   the address beside the name (which certificates are checked against);
-- after a refused connect under uvloop the next attempt may raise `RuntimeError` ("UVPoll ... closed"),
-  because the descriptor number is used again; the one after works;
+- libpq closes a refused socket before aiopg can take it out of the loop: under uvloop the next attempt,
+  which gets the same descriptor number, raises `RuntimeError` ("UVPoll ... closed"), and aiopg's orphaned
+  connection complains in the log. With four readers on a server that is down even the attempt after
+  that failed. So we knock first, by a connect of our own, and libpq meets only servers that listen;
 - `wait_for(aiopg.connect())` breaks on Python 3.11, aiopg's own `timeout` does not;
 - enable_hstore costs a query per connection, and uuids are wanted as text, so all three are off;
 - COPY, executemany, commit and rollback are refused in asynchronous mode: every statement string is its
@@ -20,6 +22,7 @@ Must not know: what is asked or written.
 
 import asyncio
 import ipaddress
+import os
 import random
 import socket
 from collections.abc import Mapping, Sequence
@@ -133,11 +136,12 @@ async def open_connection(
 async def _open_one(
     parameters: Mapping[str, str], role: str, set_up: Sequence[str], timeout_s: float
 ) -> AsyncConnection:
+    await _knock(parameters, timeout_s)
     try:
         connection = await _connect(parameters, role, timeout_s)
-    except RuntimeError:
-        # uvloop's stale poll handle; see above. The next attempt works.
-        connection = await _connect(parameters, role, timeout_s)
+    except RuntimeError as error:
+        # uvloop's stale poll handle (see above), left by a server that ended since we knocked.
+        raise ConnectionLost(_first_line(error)) from None
     opened = AsyncConnection(connection, await connection.cursor())
     try:
         for statement in set_up:
@@ -146,6 +150,24 @@ async def _open_one(
         opened.close()
         raise
     return opened
+
+
+async def _knock(parameters: Mapping[str, str], timeout_s: float) -> None:
+    """Find out whether anybody listens. Where libpq would look for host or port elsewhere, let it."""
+    address = parameters.get("hostaddr") or parameters.get("host", "")
+    if not _is_address(address) or "service" in parameters:
+        return
+    port = int(parameters.get("port") or os.environ.get("PGPORT") or 5432)
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as knocking:
+        knocking.setblocking(False)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.get_running_loop().sock_connect(knocking, (address, port))
+        except TimeoutError:
+            raise ConnectionLost(f"no connection within {timeout_s:g} s") from None
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else _first_line(error)
+            raise ConnectionLost(reason) from None
 
 
 async def _connect(parameters: Mapping[str, str], role: str, timeout_s: float) -> aiopg.Connection:

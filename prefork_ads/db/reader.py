@@ -77,9 +77,11 @@ class LookupLine(Generic[U]):
             self._idle.pop().set_result(None)
         return True
 
-    async def take(self) -> "dict[str, _Waiting[U]]":
-        """The next batch, as soon as there is one."""
+    async def take(self, connection: AsyncConnection) -> "dict[str, _Waiting[U]]":
+        """The next batch for this connection, as soon as there is one. Raises ConnectionLost."""
         while not self._line:
+            if connection.closed:
+                raise ConnectionLost("PostgreSQL closed it")
             idle = asyncio.get_running_loop().create_future()
             self._idle.append(idle)
             try:
@@ -132,6 +134,9 @@ class LookupLine(Generic[U]):
             late.append(key)
         if late:
             self.fail({key: self._line.pop(key) for key in late})
+        # Readers with nothing to do see whether their connections still stand.
+        while self._idle:
+            self._idle.pop().set_result(None)
 
 
 class Reader(Generic[U]):
@@ -189,7 +194,7 @@ class Reader(Generic[U]):
     async def _serve(self, connection: AsyncConnection) -> None:
         line, counters = self._line, self._counters
         while True:
-            batch = await line.take()
+            batch = await line.take(connection)
             started = time.perf_counter()
             try:
                 await connection.execute(
@@ -197,6 +202,7 @@ class Reader(Generic[U]):
                     {"keys": "{" + ",".join(batch) + "}"},
                     timeout_s=self._timeout_s + 1.0,
                 )
+                rows = {row[0]: row for row in connection.rows()}
             except ConnectionLost:
                 counters[Counter.LOOKUP_FAILURES] += 1
                 line.put_back(batch)
@@ -206,7 +212,11 @@ class Reader(Generic[U]):
                 self._report(f"reader: lookup failed: {error}")
                 line.fail(batch)
                 continue
+            except BaseException:
+                # Whatever ends this reader, nobody waits for it for ever.
+                line.fail(batch)
+                raise
             counters[Counter.LOOKUP_BATCHES] += 1
             counters[Counter.LOOKUP_KEYS] += len(batch)
             counters[Counter.LOOKUP_MICROSECONDS] += int((time.perf_counter() - started) * 1e6)
-            line.deliver(batch, {row[0]: row for row in connection.rows()})
+            line.deliver(batch, rows)

@@ -22,6 +22,7 @@ Must not know: HTTP, what the lines mean beyond the day they begin with.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,6 +62,10 @@ class Batching:
     interval_s: float
     max_rows: int
     max_bytes: int
+
+
+class LedgerBroken(Exception):
+    """Somebody else moved the ledger: nobody can say any more what is in the table."""
 
 
 class Writer:
@@ -124,7 +129,7 @@ class Writer:
             try:
                 await self._serve(connection, backoff)
             except ConnectionLost as error:
-                self._counters[Counter.LOG_FAILURES] += 1
+                self._counters[Counter.LOG_FAILURES] += bool(self._under_way)
                 self._report(f"writer: connection lost: {error}")
             except (StatementTimeout, StatementFailed) as error:
                 self._counters[Counter.LOG_FAILURES] += 1
@@ -150,13 +155,19 @@ class Writer:
         """Write what is not in PostgreSQL to a file for \\copy; None when nothing is left.
 
         Only after `run` has ended. A batch whose outcome is unknown is in the file, too, with its
-        position in the file's name: the ledger's position says whether it counted.
+        position in the file's name: the ledger's position says whether it counted. Raises OSError.
         """
         left = self._under_way + self._lines
         if not left:
             return None
+        # With somebody else's database nothing has needed the directory so far.
+        directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"unsent-{self._segment}-from-{self._shipped_bytes}.tsv"
-        path.write_bytes(b"\n".join(left) + b"\n")
+        # Who asked for what is nobody's business; and no link leads us out of a shared directory.
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(b"\n".join(left) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
         return path
 
     def _waiting_rows(self) -> int:
@@ -174,7 +185,7 @@ class Writer:
         )
         self.connected.set()
         self._gauges[Gauge.WRITER_CONNECTED] = 1
-        while await self._next_batch():
+        while await self._next_batch(connection):
             await self._ship(connection)
             backoff.reset()
         await connection.execute(
@@ -183,7 +194,7 @@ class Writer:
             timeout_s=STATEMENT_TIMEOUT_S,
         )
 
-    async def _next_batch(self) -> bool:
+    async def _next_batch(self, connection: AsyncConnection) -> bool:
         """Wait until a batch is due and put it under way. False: stopping, and nothing is left."""
         if self._under_way:
             # A batch that was under way when the last connection was lost.
@@ -192,6 +203,9 @@ class Writer:
         if not self._stopping and len(self._lines) < batching.rows and self._size < batching.bytes:
             await self._wait(batching.interval_s)
         while not self._lines and not self._stopping:
+            if connection.closed:
+                # Noticed now, it is replaced before anything has to wait for that.
+                raise ConnectionLost("PostgreSQL closed it")
             await self._wait(batching.interval_s)
         self._under_way = self._cut()
         return bool(self._under_way)
@@ -273,7 +287,8 @@ class Writer:
         if not rows:
             raise ConnectionLost("its row in journal_segment is gone; it is made again")
         position = rows[0][0]
-        assert position == after, f"ledger of {self._segment} at {position}, expected {after}"
+        if position != after:
+            raise LedgerBroken(f"ledger of {self._segment} at {position}, expected {after}")
         self._shipped_bytes = after
 
     async def _make_partitions(self, connection: AsyncConnection, batch: list[bytes]) -> None:

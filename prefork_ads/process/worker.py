@@ -24,6 +24,7 @@ import os
 import secrets
 import signal
 import socket
+import tempfile
 import time
 from pathlib import Path
 
@@ -108,24 +109,19 @@ class Worker:
         for task in (writing, *reading, ticking):
             task.add_done_callback(self._part_ended)
         await self._first_connections()
-        servers = [
-            # uvloop calls listen() again, with 100 unless told otherwise.
-            await loop.create_server(self._connection, sock=listener, backlog=config.backlog)
-            if listener.family != socket.AF_UNIX
-            else await loop.create_unix_server(
-                self._connection, sock=listener, backlog=config.backlog
-            )
-            for listener in self._context.listeners
-        ]
-        self._counters[Counter.WORKERS_STARTED] += 1
-        self._context.announce_ready()
-        await self._draining.wait()
+        # A worker that has failed already must not announce itself: a reload would rely on it.
+        servers = [] if self._failed else await self._listen(loop)
+        if servers:
+            self._counters[Counter.WORKERS_STARTED] += 1
+            self._context.announce_ready()
+            await self._draining.wait()
         began = time.monotonic()
-        await self._drain(servers, began + REQUESTS_SHARE * self._config.drain_timeout_s)
+        if servers:
+            await self._drain(servers, began + REQUESTS_SHARE * config.drain_timeout_s)
         for task in reading:
             task.cancel()
         status = await self._finish_writing(
-            writing, began + SHIPPING_SHARE * self._config.drain_timeout_s
+            writing, began + SHIPPING_SHARE * config.drain_timeout_s
         )
         ticking.cancel()
         await asyncio.gather(*reading, ticking, return_exceptions=True)
@@ -180,6 +176,16 @@ class Worker:
             self._request_refused,
         )
 
+    async def _listen(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Server]:
+        backlog = self._config.backlog
+        return [
+            # uvloop calls listen() again, with 100 unless told otherwise.
+            await loop.create_server(self._connection, sock=listener, backlog=backlog)
+            if listener.family != socket.AF_UNIX
+            else await loop.create_unix_server(self._connection, sock=listener, backlog=backlog)
+            for listener in self._context.listeners
+        ]
+
     def _connection(self) -> Connection:
         self._counters[Counter.CONNECTIONS] += 1
         return Connection(self._hub)
@@ -204,9 +210,11 @@ class Worker:
 
     def _part_ended(self, part: "asyncio.Task[None]") -> None:
         """No part ends before the drain. One that does was ended by a bug: make room for a new worker."""
-        if self._draining.is_set() or part.cancelled():
+        error = None if part.cancelled() else part.exception()
+        if self._draining.is_set() and error is None:
             return
-        logger.critical("the %s failed", part.get_name(), exc_info=part.exception())
+        # Cancelled counts, too: nobody cancels before the drain, but aiopg raises CancelledError itself.
+        logger.critical("the %s failed", part.get_name(), exc_info=error)
         self._failed = True
         self._draining.set()
 
@@ -215,11 +223,16 @@ class Worker:
     async def _first_connections(self) -> None:
         """Serve once PostgreSQL is reached; or, when it is away, with what works without it."""
         waits = [self._writer.connected.wait(), *(r.connected.wait() for r in self._readers)]
-        try:
-            async with asyncio.timeout(FIRST_CONNECTION_S):
-                await asyncio.gather(*waits)
-        except TimeoutError:
+        reached = asyncio.gather(*waits)
+        draining = asyncio.create_task(self._draining.wait())
+        await asyncio.wait(
+            (reached, draining), timeout=FIRST_CONNECTION_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not reached.done() and not draining.done():
             logger.warning("serving without PostgreSQL until it can be reached")
+        reached.cancel()
+        draining.cancel()
+        await asyncio.gather(reached, draining, return_exceptions=True)
 
     async def _tick(self) -> None:
         """Heartbeat, clocks and time limits: proof that this loop is not blocked."""
@@ -296,11 +309,22 @@ class Worker:
         stopping_now.cancel()
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
-        rescued = self._writer.rescue(Path(self._config.data_dir))
-        if rescued is not None:
+        return self._rescue()
+
+    def _rescue(self) -> int:
+        """Put what PostgreSQL did not take where somebody finds it; 0 when nothing is left."""
+        for directory in (Path(self._config.data_dir), Path(tempfile.gettempdir())):
+            try:
+                rescued = self._writer.rescue(directory)
+            except OSError as error:
+                logger.error("the last events cannot be written to %s: %s", directory, error)
+                continue
+            if rescued is None:
+                return 0
             logger.error("PostgreSQL did not take the last events; they are in %s", rescued)
             return 1
-        return 0
+        logger.critical("the last events are lost: neither PostgreSQL nor a directory took them")
+        return 1
 
 
 class _Reporter:

@@ -202,7 +202,7 @@ def test_a_low_port_for_an_ordinary_user_is_explained() -> None:
 # Draining.
 
 
-def test_nobody_who_got_through_before_the_filter_is_reset() -> None:
+def test_nobody_who_got_through_before_the_refusal_is_reset() -> None:
     with listening(slots=2) as listeners:
         port = port_of(listeners)
         clients = [socket.create_connection((LOOPBACK, port)) for _ in range(100)]
@@ -217,17 +217,16 @@ def test_nobody_who_got_through_before_the_filter_is_reset() -> None:
         client.close()
 
 
-def test_after_the_filter_no_connection_begins() -> None:
+def test_after_the_refusal_no_connection_begins() -> None:
     with listening(slots=2) as listeners:
         listeners.refuse_new()
         with socket.socket() as late:
-            late.setblocking(False)
-            assert late.connect_ex((LOOPBACK, port_of(listeners))) == errno.EINPROGRESS
+            assert late.connect_ex((LOOPBACK, port_of(listeners))) == errno.ECONNREFUSED
             assert [queued(listeners.of(slot)[0]) for slot in range(2)] == [[], []]
 
 
 def test_a_stop_under_load_resets_nobody() -> None:
-    """Connections begin all the time while the listeners are filtered, emptied and closed."""
+    """Connections begin all the time while the listeners are told to refuse, emptied and closed."""
     outcomes: Counter[str] = Counter()
     stop = threading.Event()
     listeners = open_tcp(LOOPBACK, 0, slots=4, backlog=4096)

@@ -18,6 +18,7 @@ class Gate:
         self._lock = threading.Lock()
         self._passing: set[socket.socket] = set()
         self._listener: socket.socket | None = None
+        self._threads: list[threading.Thread] = []
         # Bound and never listening: keeps the port while the gate is shut.
         self._place = self._bound(0)
         self.port: int = self._place.getsockname()[1]
@@ -35,12 +36,14 @@ class Gate:
         trace: TracebackType | None,
     ) -> None:
         self.shut()
+        for thread in self._threads:
+            thread.join()
         self._place.close()
 
     def open(self) -> None:
         listener = self._listener = self._bound(self.port)
         listener.listen(128)
-        self._run(lambda: self._accept(listener))
+        self._run(self._accept, listener)
 
     def shut(self) -> None:
         with self._lock:
@@ -61,8 +64,10 @@ class Gate:
         bound.bind(("127.0.0.1", port))
         return bound
 
-    def _run(self, work: Callable[[], None]) -> None:
-        threading.Thread(target=work, daemon=True).start()
+    def _run(self, work: Callable[..., None], *arguments: socket.socket) -> None:
+        thread = threading.Thread(target=work, args=arguments)
+        thread.start()
+        self._threads.append(thread)
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -80,8 +85,7 @@ class Gate:
                 client.close()
                 server.close()
                 continue
-            self._run(lambda a=client, b=server: _pass_on(a, b))  # type: ignore[misc]
-            self._run(lambda a=server, b=client: _pass_on(a, b))  # type: ignore[misc]
+            self._run(_pass_both_ways, client, server)
 
     def _to_postgres(self) -> socket.socket:
         if self._host.startswith("/"):
@@ -89,6 +93,14 @@ class Gate:
             server.connect(f"{self._host}/.s.PGSQL.{self._pg_port}")
             return server
         return socket.create_connection((self._host, self._pg_port))
+
+
+def _pass_both_ways(client: socket.socket, server: socket.socket) -> None:
+    with client, server:
+        back = threading.Thread(target=_pass_on, args=(server, client))
+        back.start()
+        _pass_on(client, server)
+        back.join()
 
 
 def _pass_on(source: socket.socket, sink: socket.socket) -> None:
@@ -102,7 +114,7 @@ def _pass_on(source: socket.socket, sink: socket.socket) -> None:
 
 
 def _shut(end: socket.socket) -> None:
-    """For both directions and for whoever waits in recv; the descriptor goes with its last reference."""
+    """For both directions and whoever waits in recv; close alone would not wake it."""
     try:
         end.shutdown(socket.SHUT_RDWR)
     except OSError:

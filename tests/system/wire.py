@@ -50,6 +50,10 @@ class Line:
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)
 
+    def send_eof(self) -> None:
+        """Nothing more will be sent."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def answers(self, count: int) -> list[Answer]:
         """The next answers, and no byte more than these."""
         while (end := _end_of(self._read, count)) is None:

@@ -1,0 +1,117 @@
+"""Every acknowledged request is one row, and all counts of it agree: the clients', the table's, /metrics'."""
+
+import random
+import signal
+import threading
+from collections import Counter
+from typing import Final
+
+from tests.conftest import Database
+from tests.support import wait_until
+from tests.system.harness import Server
+from tests.system.wire import Line, message, scrape
+from tests.unit.http_bed import Answer
+
+CONNECTIONS: Final = 6
+REQUESTS_EACH: Final = 1500
+KNOWN: Final = "0190163d-8694-739b-aea5-966c26f8ad91"
+UNKNOWN: Final = "0190163d-8694-739b-aea5-966c26f8ad99"
+FORM: Final = b"Content-Type: application/x-www-form-urlencoded"
+JSON: Final = b"Content-Type: application/json"
+
+# (endpoint, status, request), and whether it is logged.
+Kind = tuple[str, int, bytes]
+KINDS: Final[list[tuple[Kind, bool]]] = [
+    (("ad", 200, message(f"/ad?id={KNOWN}")), True),
+    (("ad", 204, message(f"/ad?id={UNKNOWN}")), True),
+    (("ad", 400, message("/ad?id=none")), True),
+    (("log", 204, message("/log?a=1")), True),
+    (("log", 204, message("/log?a=1", FORM, method=b"POST", body=b"b=2")), True),
+    (("log", 204, message("/log", JSON, method=b"POST", body=b'{"c":[3]}')), True),
+    (("log", 400, message("/log", JSON, method=b"POST", body=b"{")), False),
+    (("", 404, message("/nothing")), False),
+    (("", 200, message("/healthz")), False),
+]
+
+
+class Client(threading.Thread):
+    """Sends requests of all kinds, one at a time or a few at once, and counts what was answered."""
+
+    def __init__(self, port: int, seed: int) -> None:
+        super().__init__()
+        self.port = port
+        self.random = random.Random(seed)
+        self.counted: Counter[tuple[str, int]] = Counter()
+        self.logged = 0
+        self.reconnects = -1
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def _run(self) -> None:
+        left = REQUESTS_EACH
+        while left:
+            self.reconnects += 1
+            with Line(self.port) as line:
+                last = False
+                while left and not last:
+                    batch = self.random.choices(KINDS, k=min(left, self.random.choice((1, 1, 4))))
+                    line.send(b"".join(request for (_, _, request), _ in batch))
+                    for answer, (kind, is_logged) in zip(
+                        line.answers(len(batch)), batch, strict=True
+                    ):
+                        self._count(answer, kind, is_logged)
+                        last = answer.connection == "close"
+                    left -= len(batch)
+
+    def _count(self, answer: Answer, kind: Kind, is_logged: bool) -> None:
+        endpoint, status, _ = kind
+        assert answer.status == status
+        if endpoint:
+            self.counted[endpoint, status] += 1
+        self.logged += is_logged
+
+
+def test_rows_are_as_many_as_acknowledged_requests(database: Database) -> None:
+    database.execute(
+        "INSERT INTO ad_variant VALUES (%s, 1, 1, 1, 1, 't', 'http://i.example', 'http://c.example')",
+        KNOWN,
+    )
+    with Server(dsn=database.dsn, workers=2) as server:
+        clients = [Client(server.port, seed) for seed in range(CONNECTIONS)]
+        for client in clients:
+            client.start()
+        wait_until(lambda: sum(client.logged for client in clients) > 200, "requests before it")
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("reload: done generation=2", timeout_s=60)
+        for client in clients:
+            client.join()
+        assert [client.error for client in clients] == [None] * CONNECTIONS
+        counted: Counter[tuple[str, int]] = sum((client.counted for client in clients), Counter())
+        logged = sum(client.logged for client in clients)
+
+        wait_until(lambda: scrape(server.port)("log_rows_total") >= logged, "all rows written", 20)
+        metrics = scrape(server.port)
+        for (endpoint, status), count in counted.items():
+            assert metrics("requests_total", endpoint=endpoint, status=str(status)) == count
+        assert metrics("requests_total") == counted.total()
+        assert metrics("log_rows_total") == logged
+        assert metrics("log_rows_waiting") == 0
+        assert metrics("workers_started_total") == 4
+        # Each of them was on a worker that was replaced.
+        assert all(client.reconnects >= 1 for client in clients)
+        server.stop()
+
+    [(rows, ids)] = database.fetch("SELECT count(*), count(DISTINCT id) FROM request_log")
+    assert (rows, ids) == (logged, logged)
+    by_endpoint = dict(database.fetch("SELECT endpoint, count(*) FROM request_log GROUP BY 1"))
+    assert by_endpoint == {
+        "ad": sum(count for (endpoint, _), count in counted.items() if endpoint == "ad"),
+        "log": counted["log", 204],
+    }
+    assert database.fetch("SELECT * FROM request_log_rejected") == []

@@ -1,0 +1,237 @@
+"""Workers of the real server: without PostgreSQL, with a part that fails, and to their end."""
+
+import json
+import os
+import re
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.conftest import Database
+from tests.support import wait_until
+from tests.system.gate import Gate
+from tests.system.harness import Server
+from tests.system.wire import Line, ask, message, scrape
+from tests.unit.http_bed import read_answers
+
+ID: Final = "0190163d-8694-739b-aea5-966c26f8ad91"
+RESCUED: Final = r"PostgreSQL did not take the last events; they are in (\S+)"
+
+
+@pytest.fixture
+def gate(database: Database) -> Iterator[Gate]:
+    database.execute(
+        "INSERT INTO ad_variant VALUES (%s, 1, 1, 1, 1, 't', 'http://i.example', 'http://c.example')",
+        ID,
+    )
+    with Gate(database.dsn) as gate:
+        yield gate
+
+
+def status(port: int, target: str) -> int:
+    return ask(port, message(target)).status
+
+
+def rows(database: Database) -> list[str]:
+    return [row[0] for row in database.fetch("SELECT params->>'n' FROM request_log ORDER BY 1")]
+
+
+def wait_until_away(server: Server) -> None:
+    wait_until(lambda: status(server.port, "/readyz") == 503, "a worker without PostgreSQL")
+
+
+def wait_until_ready(server: Server) -> None:
+    wait_until(lambda: status(server.port, "/readyz") == 200, "a worker with PostgreSQL", 20)
+
+
+def load(database: Database, path: Path) -> None:
+    r"""What \copy does."""
+    with closing(database.connect()) as connection, path.open("rb") as file:
+        connection.cursor().copy_expert("COPY request_log FROM STDIN", file)
+
+
+def test_postgres_goes_away_and_comes_back(gate: Gate, database: Database) -> None:
+    with Server("--read-timeout-s", "0.5", dsn=gate.dsn, workers=1) as server:
+        pid, port = server.worker(0), server.port
+        assert status(port, f"/ad?id={ID}&n=1") == 200
+        wait_until(lambda: rows(database) == ["1"], "the first row")
+        gate.shut()
+        wait_until_away(server)
+        assert status(port, "/log?n=2") == 204
+        away = ask(port, message(f"/ad?id={ID}&n=3"))
+        assert (away.status, away.headers["retry-after"]) == (503, "1")
+        assert status(port, "/healthz") == 200
+        assert scrape(port)("database_connections") == 0
+        assert scrape(port)("log_rows_waiting") == 2
+        gate.open()
+        wait_until_ready(server)
+        assert status(port, f"/ad?id={ID}&n=4") == 200
+        server.stop()
+        assert server.count("failed|Traceback") == 0
+        assert server.worker(0) == pid
+    assert rows(database) == ["1", "2", "3", "4"]
+
+
+def test_a_worker_that_starts_without_postgres_serves_and_recovers(
+    gate: Gate, database: Database
+) -> None:
+    readers = ("--readers", "4", "--read-timeout-s", "0.5")
+    with Server(*readers, dsn=gate.dsn, workers=1) as server:
+        gate.shut()
+        mark = len(server.lines())
+        os.kill(server.worker(0), signal.SIGKILL)
+        server.wait_for_line("serving without PostgreSQL until it can be reached", since=mark)
+        server.wait_for_line(r"worker slot=0 pid=\d+ ready", since=mark)
+        not_ready = ask(server.port, message("/readyz"))
+        assert (not_ready.status, not_ready.headers["retry-after"]) == (503, "1")
+        assert "PostgreSQL" in json.loads(not_ready.body)["error"]["message"]
+        assert status(server.port, "/log?n=1") == 204
+        assert status(server.port, f"/ad?id={ID}&n=2") == 503
+        gate.open()
+        wait_until_ready(server)
+        wait_until(lambda: scrape(server.port)("database_connections") == 5, "all connections")
+        assert status(server.port, f"/ad?id={ID}&n=3") == 200
+        assert scrape(server.port)("workers_started_total") == 2
+        server.stop()
+    assert rows(database) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_what_postgres_did_not_take_at_the_end_is_in_a_file(
+    gate: Gate, database: Database, number: signal.Signals
+) -> None:
+    with Server("--drain-timeout-s", "3", dsn=gate.dsn, workers=1) as server:
+        assert status(server.port, "/log?n=0") == 204
+        wait_until(lambda: rows(database) == ["0"], "the first row")
+        gate.shut()
+        wait_until_away(server)
+        for n in range(1, 4):
+            assert status(server.port, f"/log?n={n}&q=%09%0A%5CN") == 204
+        pid = server.worker(0)
+        os.kill(pid, number)
+        path = Path(server.wait_for_line(RESCUED)[1])
+        server.wait_for_line(rf"worker slot=0 pid={pid} exited status=1")
+        # Nothing has needed the folder before: the database is somebody else's.
+        assert path.parent == server.folder / "data"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        gate.open()
+        load(database, path)
+        server.stop()
+    assert rows(database) == ["0", "1", "2", "3"]
+
+
+def test_the_last_events_go_elsewhere_when_the_data_directory_cannot_take_them(
+    gate: Gate, database: Database, tmp_path: Path
+) -> None:
+    with Server(dsn=gate.dsn, workers=1, environment={"TMPDIR": str(tmp_path)}) as server:
+        (server.folder / "data").write_text("a file is in the way")
+        gate.shut()
+        wait_until_away(server)
+        assert status(server.port, "/log?n=1") == 204
+        os.kill(server.worker(0), signal.SIGQUIT)
+        path = Path(server.wait_for_line(RESCUED)[1])
+        assert path.parent == tmp_path
+        gate.open()
+        load(database, path)
+        server.stop()
+    assert rows(database) == ["1"]
+
+
+def test_a_part_that_fails_ends_its_worker_and_another_follows(
+    gate: Gate, database: Database
+) -> None:
+    with Server(dsn=gate.dsn, workers=1) as server:
+        pid = server.worker(0)
+        assert status(server.port, "/log?n=1") == 204
+        wait_until(lambda: rows(database) == ["1"], "the first row")
+        database.execute("UPDATE journal_segment SET shipped_bytes = shipped_bytes + 1")
+        with Line(server.port) as line:
+            assert line.ask(message("/log?n=2")).status == 204
+            server.wait_for_line("the writer failed")
+            # Drains as ever, and what it cannot write is not lost.
+            last = line.ask(message("/log?n=3"))
+            assert (last.status, last.connection) == (204, "close")
+        path = Path(server.wait_for_line(RESCUED)[1])
+        server.wait_for_line(rf"worker slot=0 pid={pid} exited status=1")
+        wait_until(lambda: server.worker(0) != pid, "its successor")
+        assert status(server.port, "/log?n=4") == 204
+        load(database, path)
+        server.stop()
+    assert rows(database) == ["1", "2", "3", "4"]
+
+
+def test_sigquit_ends_a_worker_within_about_a_second(gate: Gate, database: Database) -> None:
+    with Server(dsn=gate.dsn, workers=1) as server:
+        pid = server.worker(0)
+        # A client in the middle of a request, and one that stays: neither is waited for.
+        with Line(server.port) as halfway, Line(server.port) as idle:
+            assert idle.ask(message("/log?n=1")).status == 204
+            halfway.send(b"GET /log?n=2 HTTP/1.1\r\n")
+            began = time.monotonic()
+            os.kill(pid, signal.SIGQUIT)
+            server.wait_for_line(rf"worker slot=0 pid={pid} exited status=0")
+            assert time.monotonic() - began < 2.5
+        server.stop()
+    assert rows(database) == ["1"]
+
+
+def test_a_drain_answers_one_more_request_on_each_open_connection(
+    gate: Gate, database: Database
+) -> None:
+    with Server("--drain-window-s", "20", dsn=gate.dsn, workers=1) as server:
+        lines = [Line(server.port) for _ in range(20)]
+        for n, line in enumerate(lines):
+            assert line.ask(message(f"/log?n=a{n:02}")).connection is None
+        os.kill(server.worker(0), signal.SIGTERM)
+        mark = len(server.lines())
+        server.wait_for_line(r"worker slot=0 pid=\d+ started", since=mark)
+        for n, line in enumerate(lines):
+            line.send(message(f"/ad?id={ID}&n=b{n:02}"))
+            # And nothing after it.
+            [answer] = read_answers(line.rest())
+            assert (answer.status, answer.connection) == (200, "close")
+            line.close()
+        server.wait_for_line(r"worker slot=0 pid=\d+ exited status=0")
+        server.stop()
+    assert rows(database) == [f"{phase}{n:02}" for phase in "ab" for n in range(20)]
+
+
+def test_a_drain_ends_when_its_window_does(gate: Gate) -> None:
+    with Server("--drain-window-s", "0.5", dsn=gate.dsn, workers=1) as server:
+        with Line(server.port) as idle:
+            assert idle.ask(message("/log")).status == 204
+            os.kill(server.worker(0), signal.SIGTERM)
+            assert idle.rest() == b""
+        server.wait_for_line(r"worker slot=0 pid=\d+ exited status=0")
+
+
+def test_counters_never_go_down_when_workers_are_replaced(gate: Gate, database: Database) -> None:
+    with Server(dsn=gate.dsn) as server:
+        port = server.port
+        for n in range(10):
+            assert status(port, f"/log?n={n}") == 204
+        wait_until(lambda: len(rows(database)) == 10, "the rows")
+        before = scrape(port)
+        mark = len(server.lines())
+        for slot in (0, 1):
+            os.kill(server.worker(slot), signal.SIGKILL)
+            server.wait_for_line(rf"worker slot={slot} pid=\d+ ready", since=mark)
+        assert status(port, "/log?n=10") == 204
+        after = scrape(port)
+        was = {(name, *labels.items()): value for name, labels, value in before.samples}
+        for name, labels, value in after.samples:
+            if name.endswith("_total"):
+                assert value >= was[name, *labels.items()], name
+        assert after("requests_total", endpoint="log", status="204") == 11
+        assert after("workers_started_total") == 4
+        assert after("workers") == 2
+        # Of those who were killed nothing is left that is not counted for ever.
+        assert after("connections_open") <= 2
+        assert re.match(r"\d+$", str(after("connections_total")))
+        server.stop()
