@@ -17,9 +17,7 @@ The shape of a connection's life, by what it is receiving:
 - `get_http_version()` formats a string, 0.3 µs of the 15 a request takes (*measured*), so it is asked
   once a connection, and again where the answer matters: no Host field, a length to be judged, or a
   connection that is not to be kept, as in every version but 1.1 unless the client asks.
-- Messages whose length two parsers could see differently are refused and the connection closed:
-  llhttp is run without its leniencies, and what it lets pass (other transfer codings, Host fields that
-  are no host, authorities that are none) is refused here.
+- What `rules` refuses is answered and the connection closed: nothing behind it is read.
 - A trailer's fields come through the same callback as a header's. They are dropped: a trailer passes
   proxies that would have replaced the same field in the header (RFC 9110, 6.5.1).
 - llhttp takes a body behind `Upgrade` for the protocol upgraded to, but a request that offers an upgrade
@@ -30,14 +28,12 @@ Must not know: ads, databases, files.
 """
 
 import asyncio
-import re
 from collections import deque
-from collections.abc import Callable
 from typing import cast
 
 import httptools
 
-from prefork_ads.http.limits import Limits
+from prefork_ads.http.hub import Hub
 from prefork_ads.http.message import (
     CONTENT_LENGTH,
     EXPECT,
@@ -46,137 +42,33 @@ from prefork_ads.http.message import (
     NO_FIELDS,
     TRANSFER_ENCODING,
     UPGRADE,
-    X_FORWARDED_FOR,
-    Answers,
-    Handler,
     Request,
     with_connection,
     without_body,
 )
-from prefork_ads.http.outbox import Outbox
+from prefork_ads.http.rules import (
+    HOSTS,
+    POSITIONS,
+    Refused,
+    check_host,
+    check_length,
+    check_version,
+    learn_name,
+    origin_form,
+    refusal_of,
+    repeated,
+    wants_continue,
+)
 
 IDLE, HEAD, BODY, LINGER = range(4)
 
 # Why a connection is not read from: bits of `_paused_by`.
 SLOW_READER, MANY_OUTSTANDING, MANY_UNSENT = 1, 2, 4
 
-FEED_SLICE_BYTES = 16 * 1024
-
 # As a number: `b"#" in url` would raise and drop a TypeError before it searches.
 NUMBER_SIGN = ord("#")
 
-# RFC 3986 host and port as far as RFC 9112, 3.2 needs it: what cannot be a host is refused, so that
-# no two servers in a chain can read two hosts out of one message. llhttp leaves the white space that
-# may follow a value.
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?[ \t]*")
-
-# Hosts that were found to be hosts: a server has few, and a search costs as much as three headers.
-# Bounded like _POSITIONS.
-_HOSTS: set[bytes] = set()
-
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-# How llhttp's reasons begin where 400 would not be the status: a method of another protocol, and a
-# version of this one that is not ours ("PRI * HTTP/2.0" among them).
-_NO_METHOD = "Invalid method for HTTP"
-_OTHER_VERSION = ("Invalid HTTP version", "Pause on PRI")
-
-# Raw spelling of a header name -> position in FIELD_NAMES, or -1 for one nobody reads. Learned as
-# names are met, so that the common path is one dictionary hit. Clients choose names, so it is bounded,
-# and emptied when full: filled with nonsense for good, it would slow every later request down.
-_POSITIONS: dict[bytes, int] = {}
-_MAX_LEARNED = 1024
-_BY_NAME = {name: position for position, name in enumerate(FIELD_NAMES)}
-
-
-def _learn(name: bytes) -> int:
-    position = _BY_NAME.get(name.lower(), -1)
-    if len(name) <= 40:
-        if len(_POSITIONS) >= _MAX_LEARNED:
-            _POSITIONS.clear()
-        _POSITIONS[name] = position
-    return position
-
-
-def _check_host(host: bytes) -> None:
-    if _HOST.fullmatch(host) is None:
-        raise Refused(400, "The Host header of this request is not a host.")
-    if len(host) <= 255:
-        if len(_HOSTS) >= _MAX_LEARNED:
-            _HOSTS.clear()
-        _HOSTS.add(host)
-
-
-class Refused(Exception):
-    """A message that is answered with an error and the end of the connection."""
-
-    def __init__(self, status: int, message: str, extra: bytes = b"") -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.extra = extra
-
-
-class Hub:
-    """What all connections of a worker share. One per process."""
-
-    __slots__ = (
-        "answers",
-        "connections",
-        "draining",
-        "handler",
-        "limits",
-        "max_message",
-        "now",
-        "on_refused",
-        "outbox",
-        "report",
-        "slice_bytes",
-    )
-
-    def __init__(
-        self,
-        handler: Handler,
-        answers: Answers,
-        outbox: Outbox,
-        limits: Limits,
-        report: Callable[[str, Exception], None],
-        on_refused: Callable[[int], None],
-    ) -> None:
-        self.handler = handler
-        self.answers = answers
-        self.outbox = outbox
-        self.limits = limits
-        self.report = report
-        self.on_refused = on_refused
-        self.slice_bytes = min(FEED_SLICE_BYTES, limits.max_head)
-        # A body in chunks of one byte each, with its size and two line ends around each, and a trailer
-        # as large as a head: more than that has to hide in what the chunks say besides.
-        self.max_message = limits.max_head + 6 * limits.max_body
-        self.connections: set[Connection] = set()
-        self.draining = False
-        # Seconds on a coarse clock that `sweep` advances: good enough for time limits of seconds, and
-        # free on the hot path.
-        self.now = 0.0
-
-    def sweep(self, now: float) -> None:
-        """End what has taken too long; called about four times a second."""
-        self.now = now
-        for connection in list(self.connections):
-            connection.check_time(now)
-
-    def drain(self) -> None:
-        """From now on the next answer on a connection is its last, and says so."""
-        self.draining = True
-
-    def close_idle(self) -> None:
-        """The end of the draining window: nobody is in the middle of a request, so nobody is hurt."""
-        for connection in list(self.connections):
-            connection.close_if_idle()
-
-    def abort_all(self) -> None:
-        for connection in list(self.connections):
-            connection.abort()
 
 
 class Connection(asyncio.Protocol):
@@ -357,13 +249,13 @@ class Connection(asyncio.Protocol):
             raise Refused(414, "The target of this request is too long.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        position = _POSITIONS.get(name)
+        position = POSITIONS.get(name)
         if position is None:
-            position = _learn(name)
+            position = learn_name(name)
         if position >= 0:
             fields = self._fields_in
             if fields[position] is not None:
-                value = _repeated(position, cast(bytes, fields[position]), value)
+                value = repeated(position, cast(bytes, fields[position]), value)
             fields[position] = value
 
     def on_headers_complete(self) -> None:
@@ -372,8 +264,8 @@ class Connection(asyncio.Protocol):
         host = fields[HOST]
         if host is None or not self._version:
             self._check_version(host)
-        if host is not None and host not in _HOSTS:
-            _check_host(host)
+        if host is not None and host not in HOSTS:
+            check_host(host)
         # An empty coding too: httptools 0.6.4 reads it as none, others may not.
         coding = fields[TRANSFER_ENCODING]
         if fields[CONTENT_LENGTH] or coding is not None or fields[EXPECT] or fields[UPGRADE]:
@@ -398,7 +290,7 @@ class Connection(asyncio.Protocol):
         if path[:1] != b"/" or NUMBER_SIGN in url:
             if self._replay:
                 return
-            path, query = _origin_form(url)
+            path, query = origin_form(url)
         if method == b"CONNECT":
             raise Refused(501, "This server is no proxy.")
         body = b"" if self._body is None else b"".join(self._body)
@@ -552,39 +444,20 @@ class Connection(asyncio.Protocol):
 
     def _check_version(self, host: bytes | None) -> None:
         self._version = self._parser.get_http_version()
-        if self._version not in ("1.1", "1.0"):
-            raise Refused(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
-        if host is None and self._version == "1.1":
-            raise Refused(400, "A request in HTTP/1.1 must have a Host header.")
+        check_version(self._version, host)
 
     def _check_framing(self, fields: list[bytes | None]) -> None:
         """Lengths, expectations and upgrades: the places where messages are smuggled."""
-        coding, length = fields[TRANSFER_ENCODING], fields[CONTENT_LENGTH]
-        if coding is not None:
-            if self._parser.get_http_version() != "1.1":
-                raise Refused(400, "Only HTTP/1.1 has transfer codings.")
-            if length is not None:
-                raise Refused(400, "A request has either a Content-Length or a Transfer-Encoding.")
-            if not coding:
-                raise Refused(400, "The Transfer-Encoding of this request is empty.")
-            if coding.strip().lower() != b"chunked":
-                raise Refused(501, "This server knows no transfer coding but chunked.")
+        version = self._parser.get_http_version()
+        has_body = check_length(fields, version, self._hub.limits.max_body)
+        if fields[TRANSFER_ENCODING] is not None:
             self._fields_in = NO_FIELDS.copy()
-        elif length is not None and int(length) > self._hub.limits.max_body:
-            raise Refused(413, "The body of this request is too large.")
         self._message_bytes = 0
-        has_body = coding is not None or (length is not None and int(length) > 0)
         if has_body and fields[UPGRADE] is not None and self._parser.should_upgrade():
             self._replay = self._head_without_upgrade()
             self._url = b""
-            return
-        expect = fields[EXPECT]
-        # HTTP/1.0 knows no expectations, and they are to be ignored there (RFC 9110, 10.1.1).
-        if expect is not None and self._parser.get_http_version() == "1.1":
-            if expect.strip().lower() != b"100-continue":
-                raise Refused(417, "This server knows no expectation but 100-continue.")
-            if has_body:
-                self._send_continue()
+        elif wants_continue(fields[EXPECT], version) and has_body:
+            self._send_continue()
 
     def _head_without_upgrade(self) -> bytes:
         """What we read of this request's head, as if no upgrade were offered."""
@@ -621,46 +494,10 @@ class Connection(asyncio.Protocol):
             return Refused(500, "The server failed on this request.")
         # In what is no request, what was read of it is not to be trusted.
         self._url = b""
-        reason = str(error)
-        if isinstance(error, httptools.HttpParserInvalidMethodError) or reason.startswith(
-            _NO_METHOD
-        ):
-            return Refused(501, "This server does not know the method of this request.")
-        if reason.startswith(_OTHER_VERSION):
-            return Refused(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
-        return Refused(400, f"This is not HTTP/1.1: {reason}.")
+        return refusal_of(error)
 
 
 def _plain_address(address: str) -> str:
     """Without an IPv6 scope; an IPv4 client of a socket for both families as the IPv4 it is."""
     address = address.partition("%")[0]
     return address.removeprefix("::ffff:") if "." in address else address
-
-
-def _repeated(position: int, first: bytes, second: bytes) -> bytes:
-    """A header field that comes twice: refused where the meaning depends on which one is read."""
-    if position == HOST:
-        raise Refused(400, "This request has more than one Host header.")
-    if position == CONTENT_LENGTH:
-        raise Refused(400, "This request has more than one Content-Length.")
-    if position in (TRANSFER_ENCODING, X_FORWARDED_FOR, EXPECT):
-        return first + b", " + second
-    return first
-
-
-def _origin_form(url: bytes) -> tuple[bytes, bytes]:
-    """Path and query of an absolute-form target, or of one with a fragment (RFC 9112, 3.2)."""
-    url = url.partition(b"#")[0]
-    scheme, separator, rest = url.partition(b"://")
-    if separator and scheme.lower() in (b"http", b"https"):
-        authority_end = min(
-            (at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=-1
-        )
-        authority = rest if authority_end < 0 else rest[:authority_end]
-        if authority[:1] in (b"", b":") or _HOST.fullmatch(authority) is None:
-            raise Refused(400, "The target of this request has no proper host.")
-        url = rest[len(authority) :]
-        if url[:1] != b"/":
-            url = b"/" + url
-    path, _, query = url.partition(b"?")
-    return path, query

@@ -40,10 +40,11 @@ from prefork_ads.db.reader import LookupLine, Reader
 from prefork_ads.db.writer import Batching, Writer
 from prefork_ads.events.event import EventClock
 from prefork_ads.events.uuid7 import Uuid7
+from prefork_ads.http.hub import Hub
 from prefork_ads.http.limits import Limits
 from prefork_ads.http.message import Answers
 from prefork_ads.http.outbox import Outbox
-from prefork_ads.http.protocol import Connection, Hub
+from prefork_ads.http.protocol import Connection
 from prefork_ads.http.router import Router
 from prefork_ads.metrics import Counter, Gauge, exposition
 from prefork_ads.process.context import ChildContext

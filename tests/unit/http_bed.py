@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final
 
+from prefork_ads.http.hub import Hub
 from prefork_ads.http.limits import Limits
 from prefork_ads.http.message import Answers, Handler, Request
 from prefork_ads.http.outbox import Outbox
-from prefork_ads.http.protocol import Connection, Hub
+from prefork_ads.http.protocol import Connection
 
 PEER: Final = ("192.0.2.1", 50000)
 LIMITS: Final = Limits()

@@ -93,6 +93,6 @@ def test_every_metric_is_documented() -> None:
 
 def test_every_exit_status_is_documented() -> None:
     """Supervisors are configured by this table."""
-    rows = re.findall(r"^\| (\d+) \| [^|]+ \| [^|]* \|$", RUNNING.read_text("utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| [^|]+ \|[^|]*\|$", RUNNING.read_text("utf-8"), re.MULTILINE)
     failures = {error.exit_code for error in PreforkAdsError.__subclasses__()}
     assert {int(row) for row in rows} == failures | {0, PreforkAdsError.exit_code, 130}

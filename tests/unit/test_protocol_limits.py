@@ -2,8 +2,8 @@
 
 import pytest
 
+from prefork_ads.http.hub import FEED_SLICE_BYTES
 from prefork_ads.http.message import Request
-from prefork_ads.http.protocol import FEED_SLICE_BYTES
 from tests.unit.http_bed import LIMITS, Bed, Client, limits, one_by_one
 
 HOST = b"Host: ads.example\r\n"

@@ -373,7 +373,7 @@ def test_our_own_mistake_in_reading_is_reported(monkeypatch: pytest.MonkeyPatch)
     def fail(_: bytes) -> tuple[bytes, bytes]:
         raise error
 
-    monkeypatch.setattr("prefork_ads.http.protocol._origin_form", fail)
+    monkeypatch.setattr("prefork_ads.http.protocol.origin_form", fail)
     bed = Bed()
     client = bed.connect().send(get(b"http://a/"))
     assert client.statuses() == [500]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork_ads.http import protocol
+from prefork_ads.http import rules
 from prefork_ads.http.message import CONTENT_TYPE, USER_AGENT, X_FORWARDED_FOR
 from tests.unit.http_bed import Bed, Client, cut, every_split, one_by_one
 
@@ -343,8 +343,8 @@ def test_names_that_clients_invent_do_not_pile_up() -> None:
         client.send(get(b"/", b"X-Invented-%d: 1" % number))
     client.send(get(b"/", b"User-Agent: me", b"X" * 5000 + b": 1"))
     assert bed.requests[-1].fields[USER_AGENT] == b"me"
-    assert len(protocol._POSITIONS) <= protocol._MAX_LEARNED
-    assert max(map(len, protocol._POSITIONS)) <= 40
+    assert len(rules.POSITIONS) <= rules.MAX_LEARNED
+    assert max(map(len, rules.POSITIONS)) <= 40
 
 
 def test_hosts_that_clients_invent_do_not_pile_up() -> None:
@@ -354,8 +354,8 @@ def test_hosts_that_clients_invent_do_not_pile_up() -> None:
         client.send(b"GET / HTTP/1.1\r\nHost: invented-%d.example\r\n\r\n" % number)
     client.send(b"GET / HTTP/1.1\r\nHost: " + b"x" * 5000 + b"\r\n\r\n")
     assert client.statuses() == [200] * 3001
-    assert len(protocol._HOSTS) <= protocol._MAX_LEARNED
-    assert max(map(len, protocol._HOSTS)) <= 255
+    assert len(rules.HOSTS) <= rules.MAX_LEARNED
+    assert max(map(len, rules.HOSTS)) <= 255
     client.send(b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n")
     assert client.statuses()[-1] == 400
 
