@@ -163,7 +163,7 @@ _FAMILIES = (
     ),
     _Family(
         "prefork_ads_lookups_waiting",
-        "Keys waiting for a reader now.",
+        "Requests waiting for a row from PostgreSQL now.",
         (_Series(Gauge.LOOKUPS_WAITING),),
     ),
     _Family(

@@ -142,7 +142,7 @@ class Endpoints:
         if isinstance(found, tuple):
             self._counters[_AD_FOUND] += 1
             row = dict(zip(_AD_COLUMNS, found, strict=True))
-            return self._answers.json(orjson.dumps(row))
+            return self._answers.json(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
         if found is None:
             self._counters[Counter.AD_UNKNOWN] += 1
             return self._answers.no_content

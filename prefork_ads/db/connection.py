@@ -99,9 +99,13 @@ class AsyncConnection:
             raise StatementFailed(error) from None
 
     def rows(self) -> list[tuple[Any, ...]]:
-        """All rows of the last statement."""
-        # The cursor below aiopg's: its fetchall is a coroutine around a call that never waits.
-        rows: list[tuple[Any, ...]] = self._cursor.raw.fetchall()
+        """All rows of the last statement. Raises ConnectionLost."""
+        try:
+            # The cursor below aiopg's: its fetchall is a coroutine around a call that never waits.
+            rows: list[tuple[Any, ...]] = self._cursor.raw.fetchall()
+        except psycopg2.InterfaceError as error:
+            # The connection ended behind the answer, and psycopg2 hands out no rows of a closed one.
+            raise ConnectionLost(_first_line(error)) from None
         return rows
 
     @property

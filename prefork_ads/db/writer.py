@@ -149,7 +149,8 @@ class Writer:
     def measure(self) -> None:
         """Set the gauges; called a few times a second."""
         self._gauges[Gauge.LOG_ROWS_WAITING] = self._waiting_rows()
-        self._gauges[Gauge.LOG_BYTES_WAITING] = self._size
+        under_way = sum(map(len, self._under_way)) + len(self._under_way) * _NEWLINE
+        self._gauges[Gauge.LOG_BYTES_WAITING] = self._size + under_way
 
     def rescue(self, directory: Path) -> Path | None:
         """Write what is not in PostgreSQL to a file for \\copy; None when nothing is left.

@@ -10,7 +10,8 @@ UTF-8 and ends where the next one begins: whoever joins lines puts the newline.
 - Lines are bytes from the start: *measured*, decoding three headers and the JSON, only to encode them
   again, was a tenth of a request's time.
 - The time is rendered once a millisecond.
-- Header values are kept if they are UTF-8; what is not becomes U+FFFD. The parser lets no control
+- Header values are kept if they are UTF-8; what is not becomes U+FFFD. White space at their ends is
+  not theirs (RFC 9110, 5.5), and llhttp leaves what is behind them. The parser lets no control
   character but the tab through, so a NUL can only come percent-encoded, which `parameters` replaces.
 - Parameters are JSON, where a backslash is the only one of the four characters that can occur, so
   doubling it is the whole escape.
@@ -27,7 +28,7 @@ NULL = b"\\N"
 
 # As numbers: `92 in data` is a memchr, `b"\\" in data` first raises and drops a TypeError (CPython
 # tries it as a number), which at ten times a request was a fifth of the whole (*measured*).
-BACKSLASH, TAB = b"\\\t"
+BACKSLASH, TAB, SPACE = b"\\\t "
 
 # Between the fields of a line; the stamp has two fields.
 _TABS = 7
@@ -37,6 +38,7 @@ def header_field(value: bytes | None) -> bytes:
     """A header's value as a field."""
     if value is None:
         return NULL
+    value = value.strip(b" \t")
     if not value.isascii():
         value = value.decode(errors="replace").encode()
     if BACKSLASH in value or TAB in value:
@@ -86,12 +88,20 @@ def line(
     """The line of one event. `address` is a valid IP address, or "" for none."""
     if BACKSLASH in params_json:
         params_json = params_json.replace(b"\\", b"\\\\")
-    if user_agent is not None and referer is not None and language is not None and address:
-        # What a browser sends needs no escape, and three searches of the whole line say so.
+    if user_agent and referer and language and address:
+        # What a browser sends needs no change: a few searches of the whole line and a look at the
+        # ends say so.
         text = b"\t".join(
             (stamp, endpoint, params_json, user_agent, referer, address.encode(), language)
         )
-        if text.count(b"\t") == _TABS and BACKSLASH not in text and text.isascii():
+        if (
+            text.count(b"\t") == _TABS
+            and BACKSLASH not in text
+            and text.isascii()
+            and user_agent[-1] != SPACE
+            and referer[-1] != SPACE
+            and language[-1] != SPACE
+        ):
             return text
     return b"\t".join(
         (

@@ -56,7 +56,7 @@ parameters = st.one_of(
 
 
 def decoded(value: bytes | None) -> str | None:
-    return None if value is None else value.decode(errors="replace")
+    return None if value is None else value.strip(b" \t").decode(errors="replace")
 
 
 @pytest.fixture
