@@ -58,14 +58,14 @@ class EventClock:
         self._milliseconds = -1
         self._second = -1
         self._second_text = ""
-        self._text = ""
+        self._text = b""
 
     def stamp(self) -> bytes:
         """The fields time and id of an event that happens now."""
         milliseconds = self._clock() // 1_000_000
         if milliseconds != self._milliseconds:
             self._render(milliseconds)
-        return f"{self._text}\t{self._ids.next(milliseconds)}".encode()
+        return self._text + self._ids.next(milliseconds)
 
     def _render(self, milliseconds: int) -> None:
         second, rest = divmod(milliseconds, 1000)
@@ -73,7 +73,7 @@ class EventClock:
             self._second = second
             self._second_text = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(second))
         self._milliseconds = milliseconds
-        self._text = f"{self._second_text}.{rest:03d}+00"
+        self._text = f"{self._second_text}.{rest:03d}+00\t".encode()
 
 
 def line(

@@ -17,10 +17,12 @@ from collections.abc import Callable
 
 _VARIANT = 1 << 63
 _MAX_COUNT = 0xFFF
+# Looked up, not formatted: a third of the cost of an id.
+_COUNTS = [b"%03x" % count for count in range(_MAX_COUNT + 1)]
 
 
 class Uuid7:
-    """Makes ids as 32 hex digits, a form that PostgreSQL's uuid takes and half the cost of dashes."""
+    """Makes ids as 32 hex digits in ASCII, a form that PostgreSQL's uuid takes and half the cost of dashes."""
 
     __slots__ = ("_bits", "_count", "_milliseconds", "_prefix", "_tail")
 
@@ -28,21 +30,21 @@ class Uuid7:
         self._bits: Callable[[int], int] = (source or random.Random()).getrandbits  # noqa: S311
         self._milliseconds = -1
         self._count = 0
-        self._prefix = ""
-        self._tail = ""
+        self._prefix = b""
+        self._tail = b""
 
-    def next(self, milliseconds: int) -> str:
+    def next(self, milliseconds: int) -> bytes:
         """An id greater than any before, for this time (milliseconds since 1970)."""
         if milliseconds > self._milliseconds:
             self._start(milliseconds)
         elif self._count == _MAX_COUNT:
             self._start(self._milliseconds + 1)
         self._count = count = self._count + 1
-        return f"{self._prefix}{count:03x}{self._tail}"
+        return self._prefix + _COUNTS[count] + self._tail
 
     def _start(self, milliseconds: int) -> None:
         self._milliseconds = milliseconds
         # Half of the counter is left for counting.
         self._count = self._bits(11)
-        self._prefix = f"{milliseconds:012x}7"
-        self._tail = f"{_VARIANT | self._bits(62):016x}"
+        self._prefix = b"%012x7" % milliseconds
+        self._tail = b"%016x" % (_VARIANT | self._bits(62))

@@ -48,6 +48,7 @@ from prefork_ads.http.message import (
 )
 from prefork_ads.http.rules import (
     HOSTS,
+    IGNORED,
     POSITIONS,
     Refused,
     check_host,
@@ -249,10 +250,11 @@ class Connection(asyncio.Protocol):
             raise Refused(414, "The target of this request is too long.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        position = POSITIONS.get(name)
-        if position is None:
-            position = learn_name(name)
-        if position >= 0:
+        # Most headers of a browser are read by nobody: the shortest way is theirs.
+        if name in IGNORED:
+            return
+        position = POSITIONS[name] if name in POSITIONS else learn_name(name)
+        if position is not None:
             fields = self._fields_in
             if fields[position] is not None:
                 value = repeated(position, cast(bytes, fields[position]), value)

@@ -29,8 +29,10 @@ MAX_LEARNED = 1024
 MAX_LEARNED_NAME_BYTES = 40
 MAX_LEARNED_HOST_BYTES = 255
 
-# Raw spelling of a header name -> position in FIELD_NAMES, or -1 for one nobody reads.
+# Spellings of header names, as they came: those that are read, with the position in FIELD_NAMES, and
+# those that nobody reads.
 POSITIONS: dict[bytes, int] = {}
+IGNORED: set[bytes] = set()
 _BY_NAME = {name: position for position, name in enumerate(FIELD_NAMES)}
 
 # Hosts that were found to be hosts.
@@ -57,13 +59,17 @@ class Refused(Exception):
         self.extra = extra
 
 
-def learn_name(name: bytes) -> int:
-    """The position of a header that is met for the first time, or -1."""
-    position = _BY_NAME.get(name.lower(), -1)
+def learn_name(name: bytes) -> int | None:
+    """The position of a header that is met for the first time; None for one that nobody reads."""
+    position = _BY_NAME.get(name.lower())
     if len(name) <= MAX_LEARNED_NAME_BYTES:
-        if len(POSITIONS) >= MAX_LEARNED:
+        if len(POSITIONS) + len(IGNORED) >= MAX_LEARNED:
             POSITIONS.clear()
-        POSITIONS[name] = position
+            IGNORED.clear()
+        if position is None:
+            IGNORED.add(name)
+        else:
+            POSITIONS[name] = position
     return position
 
 

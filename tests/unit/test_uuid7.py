@@ -14,7 +14,7 @@ from prefork_ads.events.uuid7 import Uuid7
 NOW: Final = 1_700_000_000_123
 
 
-def parts(text: str) -> tuple[int, int, int, int, int]:
+def parts(text: bytes) -> tuple[int, int, int, int, int]:
     """unix_ts_ms, ver, rand_a, var, rand_b, by the figure in RFC 9562, 5.7."""
     assert len(text) == 32
     bits = f"{int(text, 16):0128b}"
@@ -23,7 +23,7 @@ def parts(text: str) -> tuple[int, int, int, int, int]:
     return a, b, c, d, e
 
 
-def milliseconds_of(text: str) -> int:
+def milliseconds_of(text: bytes) -> int:
     return parts(text)[0]
 
 
@@ -49,8 +49,8 @@ def test_layout(milliseconds: int) -> None:
         stamp, version, _, variant, _ = parts(text)
         assert (stamp, version, variant) == (milliseconds, 7, 0b10)
         assert text == text.lower()
-        assert uuid.UUID(text).variant == uuid.RFC_4122
-        assert uuid.UUID(text).version == 7
+        assert uuid.UUID(text.decode()).variant == uuid.RFC_4122
+        assert uuid.UUID(text.decode()).version == 7
 
 
 def test_all_random_bits_are_used() -> None:
@@ -103,14 +103,14 @@ def test_generators_of_one_process_differ() -> None:
     assert not {one.next(NOW) for _ in range(1000)} & {two.next(NOW) for _ in range(1000)}
 
 
-def in_child(produce: Callable[[], str]) -> str:
+def in_child(produce: Callable[[], bytes]) -> bytes:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writer, produce().encode())
+        os.write(writer, produce())
         os._exit(0)
     os.close(writer)
-    with os.fdopen(reader) as pipe:
+    with os.fdopen(reader, "rb") as pipe:
         text = pipe.read()
     os.waitpid(child, 0)
     return text
