@@ -1,6 +1,9 @@
 """A proxy in front of PostgreSQL that can be told to fail in the ways networks do."""
 
 import asyncio
+import os
+import struct
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -12,10 +15,12 @@ class Proxy:
 
     `swallow_answers()` lets statements through and keeps what PostgreSQL answers: to the client, the
     outcome is unknown. `cut()` closes the client's side only, so that PostgreSQL goes on with what it
-    does.
+    does. `part_rudely()` says farewell and closes with the client's bytes unread. With a directory, it
+    listens on a Unix socket there.
     """
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, directory: Path | None = None) -> None:
+        self._directory = directory
         self._parameters = psycopg2.extensions.parse_dsn(dsn)
         self._swallowing = False
         self.statement_seen = asyncio.Event()
@@ -25,7 +30,11 @@ class Proxy:
         self.connections = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        if self._directory is not None:
+            path = self._directory / ".s.PGSQL.5432"
+            self._server = await asyncio.start_unix_server(self._serve, path)
+        else:
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return self
 
     async def __aexit__(
@@ -43,8 +52,11 @@ class Proxy:
 
     @property
     def dsn(self) -> str:
-        port = self._server.sockets[0].getsockname()[1]
-        through = {**self._parameters, "host": "127.0.0.1", "port": port}
+        if self._directory is not None:
+            through = {**self._parameters, "host": str(self._directory), "port": 5432}
+        else:
+            port = self._server.sockets[0].getsockname()[1]
+            through = {**self._parameters, "host": "127.0.0.1", "port": port}
         dsn: str = psycopg2.extensions.make_dsn(**through)
         return dsn
 
@@ -56,6 +68,19 @@ class Proxy:
         """Close every client's connection; new ones work."""
         self._swallowing = False
         for client in list(self._clients):
+            client.transport.abort()
+
+    def stop_reading(self) -> None:
+        """What clients send from now on stays unread."""
+        for client in self._clients:
+            client.transport.pause_reading()  # type: ignore[attr-defined] # a stream's is a full one
+
+    def part_rudely(self) -> None:
+        """As a server that is stopped while a statement comes in."""
+        fields = b"SFATAL\0C57P01\0Mterminating connection\0\0"
+        farewell = b"E" + struct.pack("!i", len(fields) + 4) + fields
+        for client in list(self._clients):
+            os.write(client.get_extra_info("socket").fileno(), farewell)
             client.transport.abort()
 
     async def _serve(

@@ -7,11 +7,16 @@ Everything peculiar about aiopg 1.4 and libpq's asynchronous mode stays in this 
 - a client-side timeout or a cancelled task closes the connection, so a timeout here means a new one;
 - a DSN with several hosts hangs when the first of them refuses: hosts are tried one at a time by us;
 - libpq resolves names with the blocking getaddrinfo: names are resolved by the loop, and libpq is handed
-  the address beside the name (which certificates are checked against);
+  the address beside the name (which certificates are checked against). A name that is not found is the
+  end of that host: libpq would only ask again, blocking the loop for as long as the resolver is away;
 - libpq closes a refused socket before aiopg can take it out of the loop: under uvloop the next attempt,
   which gets the same descriptor number, raises `RuntimeError` ("UVPoll ... closed"), and aiopg's orphaned
   connection complains in the log. With four readers on a server that is down even the attempt after
   that failed. So we knock first, by a connect of our own, and libpq meets only servers that listen;
+- a connection whose other end closed with bytes of ours unread (a server that stops under load) is in
+  error for epoll; uvloop calls the reader once more and never again. aiopg reads what was left, the
+  farewell, and waits for an end that nobody reports: *measured*, a writer deaf for 31 s. So while a
+  statement runs we look at the descriptor ourselves now and then;
 - `wait_for(aiopg.connect())` breaks on Python 3.11, aiopg's own `timeout` does not;
 - enable_hstore costs a query per connection, and uuids are wanted as text, so all three are off;
 - COPY, executemany, commit and rollback are refused in asynchronous mode: every statement string is its
@@ -24,6 +29,7 @@ import asyncio
 import ipaddress
 import os
 import random
+import select
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,6 +39,9 @@ import psycopg2
 import psycopg2.extensions
 
 from prefork_ads.errors import DatabaseUnavailable
+
+# How long a connection may be dead before a statement that waits on it notices.
+LOOK_EVERY_S = 0.25
 
 
 class ConnectionLost(Exception):
@@ -71,7 +80,9 @@ class Backoff:
 class AsyncConnection:
     """An open connection. Made by `open_connection`; used by one task at a time."""
 
-    __slots__ = ("_connection", "_cursor")
+    __slots__ = ("_connection", "_cursor", "_looking")
+
+    _looking: asyncio.TimerHandle
 
     def __init__(self, connection: aiopg.Connection, cursor: Any) -> None:
         self._connection = connection
@@ -84,6 +95,7 @@ class AsyncConnection:
 
         Raises ConnectionLost, StatementTimeout or StatementFailed.
         """
+        self._look_later()
         try:
             await self._cursor.execute(statement, parameters, timeout=timeout_s)
         except asyncio.CancelledError as cancelled:
@@ -97,6 +109,27 @@ class AsyncConnection:
                 self.close()
                 raise ConnectionLost(_first_line(error)) from None
             raise StatementFailed(error) from None
+        finally:
+            self._looking.cancel()
+
+    def _look_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._looking = loop.call_later(LOOK_EVERY_S, self._look)
+
+    def _look(self) -> None:
+        """Close a connection that is dead; aiopg then wakes whoever waits on it."""
+        if self.closed:
+            return
+        if self._is_dead():
+            self.close()
+        else:
+            self._look_later()
+
+    def _is_dead(self) -> bool:
+        poll = select.poll()
+        # Errors and hang-ups are told unasked.
+        poll.register(self._connection.raw.fileno(), 0)
+        return bool(poll.poll(0))
 
     def rows(self) -> list[tuple[Any, ...]]:
         """All rows of the last statement. Raises ConnectionLost."""
@@ -129,11 +162,17 @@ async def open_connection(
     `role` shows in pg_stat_activity. Raises DatabaseUnavailable with every host's reason.
     """
     reasons: list[str] = []
-    for parameters in await _candidates(dsn):
+    for parameters in _hosts(dsn):
         try:
-            return await _open_one(parameters, role, set_up, timeout_s)
-        except (ConnectionLost, StatementTimeout, StatementFailed) as error:
-            reasons.append(f"{_where(parameters)}: {error}")
+            addresses = await _addresses(parameters)
+        except OSError as error:
+            reasons.append(f"{_where(parameters)}: {_first_line(error)}")
+            continue
+        for address in addresses:
+            try:
+                return await _open_one(parameters | address, role, set_up, timeout_s)
+            except (ConnectionLost, StatementTimeout, StatementFailed) as error:
+                reasons.append(f"{_where(parameters)}: {error}")
     raise DatabaseUnavailable("; ".join(reasons))
 
 
@@ -196,29 +235,25 @@ async def _connect(parameters: Mapping[str, str], role: str, timeout_s: float) -
         raise ConnectionLost(_first_line(error)) from None
 
 
-async def _candidates(dsn: str) -> list[dict[str, str]]:
-    """The DSN once per host and address."""
+def _hosts(dsn: str) -> list[dict[str, str]]:
+    """The DSN once per host."""
     parameters = {name: str(value) for name, value in psycopg2.extensions.parse_dsn(dsn).items()}
     hosts = parameters.get("host", "").split(",")
     ports = parameters.get("port", "").split(",")
-    candidates: list[dict[str, str]] = []
+    found: list[dict[str, str]] = []
     for index, host in enumerate(hosts):
         one = {**parameters, "host": host, "port": ports[index if len(ports) > 1 else 0]}
         # Choosing among hosts is ours to do, so libpq must not reject one for its role.
-        one = {name: value for name, value in one.items() if value}
-        candidates += [one | extra for extra in await _addresses(one)]
-    return candidates
+        found.append({name: value for name, value in one.items() if value})
+    return found
 
 
 async def _addresses(parameters: Mapping[str, str]) -> list[dict[str, str]]:
+    """What the host's name stands for, as `hostaddr`. Raises OSError for an unknown name."""
     host = parameters.get("host", "")
     if not host or host.startswith(("/", "@")) or "hostaddr" in parameters or _is_address(host):
         return [{}]
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        # Let libpq say what is wrong with the name.
-        return [{}]
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return [{"hostaddr": str(address)} for address in dict.fromkeys(entry[4][0] for entry in found)]
 
 

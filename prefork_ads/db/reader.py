@@ -8,7 +8,8 @@ anybody. *Measured* on one connection: one key per query 3,400 lookups/s, 64 key
   takes the next batch when it is free.
 - The same key asked for twice in a batch is asked of PostgreSQL once.
 - Everything has a bound: the keys in line (past it `look_up` says no at once), the callers per worker,
-  the batch, and the time anybody waits: past `timeout_s` the answer is UNAVAILABLE, whatever PostgreSQL does.
+  the batch, and the time anybody waits: `timeout_s` in line and as long again for the query, which the
+  server ends then (a server that does not is given up a second later). Then the answer is UNAVAILABLE.
 - A connection that dies under a batch puts the batch back in front of the line: reading twice is harmless.
 
 Must not know: HTTP, what the rows mean.
@@ -29,6 +30,10 @@ from prefork_ads.db.connection import (
 )
 from prefork_ads.errors import DatabaseUnavailable
 from prefork_ads.metrics import Cells, Counter, Gauge
+
+# The table was changed under the prepared statement ("cached plan must not change result type"), or
+# somebody between us and PostgreSQL has dropped it: a new connection prepares it anew.
+_PREPARE_AGAIN = ("0A000", "26000")
 
 Row = tuple[Any, ...]
 U = TypeVar("U")
@@ -190,6 +195,8 @@ class Reader(Generic[U]):
                 self.connected.clear()
                 self._gauges[Gauge.READERS_CONNECTED] -= 1
                 connection.close()
+            # Whatever ends each connection at once must not have us connect without pause.
+            await asyncio.sleep(backoff.next_s())
 
     async def _serve(self, connection: AsyncConnection) -> None:
         line, counters = self._line, self._counters
@@ -209,6 +216,9 @@ class Reader(Generic[U]):
                 raise
             except (StatementTimeout, StatementFailed) as error:
                 counters[Counter.LOOKUP_FAILURES] += 1
+                if isinstance(error, StatementFailed) and error.sqlstate in _PREPARE_AGAIN:
+                    line.put_back(batch)
+                    raise ConnectionLost(f"its prepared statement is stale: {error}") from None
                 self._report(f"reader: lookup failed: {error}")
                 line.fail(batch)
                 continue

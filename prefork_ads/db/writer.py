@@ -255,6 +255,8 @@ class Writer:
                     continue
                 await self._reject(connection, piece[0], str(error))
             del self._under_way[: len(piece)]
+            # The bad one is behind us, or still ahead: larger pieces either way.
+            count *= 2
 
     async def _insert(self, connection: AsyncConnection, batch: list[bytes]) -> None:
         text = b"\n".join(batch)
@@ -293,12 +295,13 @@ class Writer:
         self._shipped_bytes = after
 
     async def _make_partitions(self, connection: AsyncConnection, batch: list[bytes]) -> None:
-        days = sorted({line[_DATE].decode() for line in batch})
-        await connection.execute(
-            query("request_log_ensure"),
-            {"first_day": days[0], "last_day": days[-1]},
-            timeout_s=STATEMENT_TIMEOUT_S,
-        )
+        # Day by day: a clock that jumped while we gathered must not ask for fifty years of days.
+        for day in sorted({line[_DATE].decode() for line in batch}):
+            await connection.execute(
+                query("request_log_ensure"),
+                {"first_day": day, "last_day": day},
+                timeout_s=STATEMENT_TIMEOUT_S,
+            )
 
     async def _reject(self, connection: AsyncConnection, line: bytes, reason: str) -> None:
         self._report(f"writer: PostgreSQL refused an event, kept in request_log_rejected: {reason}")

@@ -50,6 +50,7 @@ from prefork_ads.metrics import Counter, Gauge, exposition
 from prefork_ads.process.context import ChildContext
 from prefork_ads.process.listener import ACCEPT_GRACE_S, refuse_new
 from prefork_ads.process.log import logger
+from prefork_ads.process.scoreboard import State
 
 SWEEP_S = 0.25
 # How long a worker that cannot reach PostgreSQL waits before it serves what it can without it.
@@ -64,8 +65,10 @@ REPORT_EVERY_S = 1.0
 
 def worker_main(context: ChildContext) -> int:
     """The entry point the master forks into; returns the exit status."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Worker(context).run())
+    # Not closed: the process ends right after, and closing would wait for a name lookup that hangs.
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop.run_until_complete(Worker(context).run())
 
 
 class Worker:
@@ -241,7 +244,9 @@ class Worker:
         next_second = 0.0
         while True:
             now = time.monotonic()
-            seat.beat(now + self._config.worker_timeout_s)
+            # Until it is ready its deadline is the one for booting, which the master has set.
+            if seat.state is not State.BOOTING or self._draining.is_set():
+                self._context.beat()
             hub.sweep(now)
             self._line.expire(now)
             self._writer.measure()

@@ -227,14 +227,20 @@ def test_doubtful_settings(config: Config, message: str) -> None:
     assert list(checks.check_settings(Config(), {})) == []
 
 
-def test_a_variable_with_a_slip(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("PREFORK_ADS_READ_BACH", "PREFORK_ADS_READ_BATCH"),
+        ("PREFORK_ADS_DATABASE_URL", "DATABASE_URL"),
+        ("PREFORK_ADS_WEB_CONCURENCY", "WEB_CONCURRENCY"),
+    ],
+)
+def test_a_variable_with_a_slip(monkeypatch: pytest.MonkeyPatch, written: str, meant: str) -> None:
     """A flag or a key with a slip is refused; a variable could be somebody else's."""
-    monkeypatch.setenv("PREFORK_ADS_READ_BACH", "1")
+    monkeypatch.setenv(written, "1")
     monkeypatch.setenv("PREFORK_ADS_SERVICE_HOST", "10.96.0.1")
     (finding,) = checks.check_settings(Config(), {})
-    assert finding.message == (
-        "PREFORK_ADS_READ_BACH is no setting; did you mean PREFORK_ADS_READ_BATCH?"
-    )
+    assert finding.message == f"{written} is no setting; did you mean {meant}?"
 
 
 def test_more_workers_than_cores() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import psycopg2.extensions
@@ -12,6 +13,7 @@ import uvloop
 from prefork_ads.db.connection import ConnectionLost, open_connection
 from prefork_ads.errors import DatabaseUnavailable
 from tests.conftest import Database
+from tests.proxy import Proxy
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -86,5 +88,41 @@ def test_an_idle_connection_that_postgres_ends_shows_as_closed(database: Databas
             while not doomed.closed:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         other.close()
+
+    run(scenario())
+
+
+def test_a_server_that_parts_with_our_bytes_unread_is_noticed(
+    database: Database, tmp_path: Path
+) -> None:
+    """The kernel reports an error, uvloop calls aiopg once, aiopg reads the farewell and waits for ever."""
+
+    async def scenario() -> None:
+        async with Proxy(database.dsn, tmp_path) as proxy:
+            connection = await open_connection(proxy.dsn, role="test")
+            proxy.stop_reading()
+            running = asyncio.create_task(connection.execute("SELECT 1", timeout_s=60))
+            # One turn of the loop sends the statement.
+            await asyncio.sleep(0)
+            proxy.part_rudely()
+            async with asyncio.timeout(10):
+                with pytest.raises(ConnectionLost):
+                    await running
+
+    run(scenario())
+
+
+def test_a_name_that_is_not_found_is_the_end_of_that_host_only(database: Database) -> None:
+    """And libpq is not asked, which would block the loop for as long as the resolver is away."""
+    there = psycopg2.extensions.parse_dsn(database.dsn)
+
+    async def scenario() -> None:
+        with pytest.raises(DatabaseUnavailable, match=r"no-such-host\.invalid"):
+            await open_connection("host=no-such-host.invalid dbname=x", role="test")
+        hosts = f"no-such-host.invalid,{there['host']}"
+        ports = f"5432,{there.get('port', '5432')}"
+        dsn = psycopg2.extensions.make_dsn(**{**there, "host": hosts, "port": ports})
+        connection = await open_connection(dsn, role="test")
+        connection.close()
 
     run(scenario())

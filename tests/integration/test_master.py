@@ -12,7 +12,7 @@ import pytest
 
 from prefork_ads.errors import BootFailure, ConfigError, PortInUse
 from tests.support import wait_until
-from tests.system.harness import Server
+from tests.system.harness import Server, in_mask
 
 TOY = "tests.integration.toy_server"
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -42,6 +42,11 @@ def ask(server: Server, path: str = "/") -> tuple[int, int, int, int]:
 
 def is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has yet to take notice of a signal."""
+    return in_mask(pid, "ShdPnd", number)
 
 
 def freeze(pid: int) -> None:
@@ -297,8 +302,65 @@ def test_the_keeper_stays_until_the_last_worker_is_gone() -> None:
 def test_a_worker_that_does_not_drain_is_killed_when_its_time_is_over() -> None:
     with toy("drain_timeout_s=0.3", workers=2) as server:
         (server.folder / "drain").write_text("hang")
-        server.stop()
+        server.stop(status=1)
         assert server.count("is killed: not drained in time") == 2
+        assert server.count("stopped, but 2 children did not end cleanly") == 1
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_worker_that_ends_with_an_error_at_the_stop_is_told_by_the_status(at_once: bool) -> None:
+    with toy(workers=2) as server:
+        (server.folder / "drain").write_text("fail-at-once" if at_once else "fail")
+        server.signal(signal.SIGTERM)
+        server.wait_for_line("SIGTERM: draining")
+        if at_once:
+            server.signal(signal.SIGTERM)
+        assert server.wait() == 1
+        assert server.count(r"error: worker slot=\d pid=\d+ exited status=4") == 2
+        assert server.count("error: stopped, but 2 children did not end cleanly") == 1
+
+
+def test_what_befell_workers_before_the_stop_does_not_count() -> None:
+    with toy(workers=1) as server:
+        (server.folder / "drain").write_text("fail")
+        os.kill(server.worker(0), signal.SIGTERM)
+        server.wait_for_line("exited status=4")
+        (server.folder / "drain").unlink()
+        server.wait_for_line(r"worker slot=0 pid=\d+ ready", since=len(server.lines()) - 1)
+        server.stop()
+
+
+def test_a_stop_overrides_a_reload_that_waits_for_another() -> None:
+    with toy(workers=2) as server:
+        (server.folder / "boot").write_text("hang")
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("reload: started generation=2")
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("reload: another one follows")
+        server.stop()
+        server.assert_nothing_runs()
+        assert server.count("reload: started") == 1
+        assert server.count("Traceback") == 0
+
+
+@pytest.mark.parametrize(("word", "reloads"), [("", 1), ("broken", 0)])
+def test_a_hangup_and_a_stop_that_come_together_stop(word: str, reloads: int) -> None:
+    """Both come while the master reads its settings; after that, with and without a reload under way."""
+    with toy(workers=2) as server:
+        settings = server.folder / "config"
+        os.mkfifo(settings)
+        server.signal(signal.SIGHUP)
+        # Opens once the master reads, which holds it until we close.
+        with settings.open("w") as held:
+            for number in (signal.SIGHUP, signal.SIGTERM):
+                server.signal(number)
+                wait_until(lambda: not is_pending(server.pid, number), f"{number.name} to arrive")
+            settings.unlink()
+            held.write(word)
+        assert server.wait() == 0
+        server.assert_nothing_runs()
+        assert server.count("reload: started") == reloads
+        assert server.count("Traceback") == 0
 
 
 def test_a_second_stop_signal_stops_at_once() -> None:

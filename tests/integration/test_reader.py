@@ -249,3 +249,17 @@ def test_a_key_cannot_leave_its_array(database: Database) -> None:
             assert await desk.ask(key(1)) is None
 
     run(scenario)
+
+
+def test_a_changed_table_is_prepared_anew(database: Database) -> None:
+    """Else "cached plan must not change result type" would answer every lookup of this connection."""
+    fill(database, 1)
+
+    async def scenario() -> None:
+        desk = Desk(database.dsn)
+        async with desk.open():
+            assert (await desk.ask(key(1)))[0] == key(1)
+            database.execute("ALTER TABLE ad_variant ALTER title TYPE varchar(2000)")
+            assert (await desk.ask(key(1)))[0] == key(1)
+
+    run(scenario)

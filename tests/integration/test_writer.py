@@ -183,6 +183,7 @@ def test_a_line_that_postgresql_refuses_stops_nobody_else(database: Database) ->
         bench = Bench(database.dsn)
         await write_all(bench, lines)
         assert bench.counters[Counter.LOG_ROWS_REJECTED] == 2
+        assert bench.counters[Counter.LOG_BATCHES] < 40, "pieces grow again behind a bad line"
 
     run(scenario)
     assert numbers(database) == [n for n in range(300) if n not in (17, 250)]
@@ -323,3 +324,9 @@ def test_plain_and_escaped_batches_say_the_same(database: Database, agents: list
     run(lambda: write_all(Bench(database.dsn), lines))
     rows = database.fetch("SELECT user_agent FROM request_log ORDER BY (params->>'n')::int")
     assert [agent for (agent,) in rows] == [agent.strip(" \t") for agent in agents]
+
+
+def test_a_clock_that_jumped_decades_within_a_batch_stops_nobody(database: Database) -> None:
+    old = b"1970-01-01 00:00:00.000+00\t" + event(1).split(b"\t", 1)[1]
+    run(lambda: write_all(Bench(database.dsn), [old, event(2)]))
+    assert numbers(database) == [1, 2]

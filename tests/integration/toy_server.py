@@ -3,7 +3,8 @@
     python -m tests.integration.toy_server --workers 2 --port 0 --data-dir DIR [field=value …]
 
 Further arguments set fields of Config. Files in the current folder steer it while it runs: `boot`
-holds what a child does when it starts (`ok`, `fail`, `hang`; absent means `ok`), `config` that the
+holds what a child does when it starts (`ok`, `fail`, `hang`; absent means `ok`), `drain` what a worker
+does when it is to drain (`hang`, `fail`, `fail-at-once`: only when told to stop now), `config` that the
 configuration is broken, or a field=value to change.
 """
 
@@ -73,8 +74,15 @@ def worker_main(context: ChildContext) -> int:
                 _answer_queue(listener, context)
 
     serve_until(lambda: signals.terminated)
-    if _word("drain") == "hang":
-        signal.pause()
+    match _word("drain"):
+        case "hang":
+            signal.pause()
+        case "fail":
+            return 4
+        case "fail-at-once":
+            # Blocked since before it was ready, so the one that the master sends ends it this way.
+            signal.sigwait({signal.SIGQUIT})
+            return 4
     if context.orphaned:
         for listener in context.listeners:
             refuse_new(listener)
