@@ -75,13 +75,17 @@ class Proxy:
         for client in self._clients:
             client.transport.pause_reading()  # type: ignore[attr-defined] # a stream's is a full one
 
-    def part_rudely(self) -> None:
-        """As a server that is stopped while a statement comes in."""
+    async def part_rudely(self) -> None:
+        """As a server that is stopped while a statement comes in: farewell and end in one moment."""
         fields = b"SFATAL\0C57P01\0Mterminating connection\0\0"
         farewell = b"E" + struct.pack("!i", len(fields) + 4) + fields
         for client in list(self._clients):
-            os.write(client.get_extra_info("socket").fileno(), farewell)
+            # The loop closes its descriptor when it likes, we close the last one when we like.
+            last = os.dup(client.get_extra_info("socket").fileno())
             client.transport.abort()
+            await client.wait_closed()
+            os.write(last, farewell)
+            os.close(last)
 
     async def _serve(
         self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter

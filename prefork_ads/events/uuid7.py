@@ -22,7 +22,7 @@ _COUNTS = [b"%03x" % count for count in range(_MAX_COUNT + 1)]
 
 
 class Uuid7:
-    """Makes ids as 32 hex digits in ASCII: which PostgreSQL takes and which cost half of dashes."""
+    """Makes ids as 32 hex digits in ASCII: PostgreSQL takes them, and they cost half of dashed ones."""
 
     __slots__ = ("_bits", "_count", "_milliseconds", "_prefix", "_tail")
 

@@ -104,7 +104,7 @@ def test_a_server_that_parts_with_our_bytes_unread_is_noticed(
             running = asyncio.create_task(connection.execute("SELECT 1", timeout_s=60))
             # One turn of the loop sends the statement.
             await asyncio.sleep(0)
-            proxy.part_rudely()
+            await proxy.part_rudely()
             async with asyncio.timeout(10):
                 with pytest.raises(ConnectionLost):
                     await running
