@@ -237,12 +237,14 @@ def check_descriptors(config: Config, _: Sources) -> Iterator[Finding]:
 
 def check_settings(config: Config, _: Sources) -> Iterator[Finding]:
     """Settings that are allowed and probably not meant."""
-    known = {name for option in OPTIONS.values() for name in option.env}
+    known = {name: name for option in OPTIONS.values() for name in option.env}
+    # PREFORK_ADS_DATABASE_URL means DATABASE_URL.
+    meant = {ENV_PREFIX + name.removeprefix(ENV_PREFIX): name for name in known} | known
     for name in sorted(os.environ):
         # Kubernetes adds variables of its own where a Service is called prefork-ads.
         if name.startswith(ENV_PREFIX) and name not in known and not _OF_KUBERNETES.match(name):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            yield warn("settings", f"{name} is no setting; did you mean {near[0]}?")
+            near = difflib.get_close_matches(name, meant, n=1, cutoff=0)
+            yield warn("settings", f"{name} is no setting; did you mean {meant[near[0]]}?")
     if config.log_table == "unlogged":
         yield warn("settings", "--log-table unlogged: a crash of PostgreSQL empties request_log.")
     for smaller, larger in (

@@ -88,10 +88,17 @@ def config_flags(only: Collection[str] = tuple(OPTIONS)) -> list[click.Parameter
 def merged(context: click.Context, flags: Mapping[str, str | None]) -> dict[str, str | None]:
     """A command's own flags, and those in front of it where it has none.
 
-    `prefork-ads --config F migrate` and `prefork-ads migrate --config F` are the same.
+    `prefork-ads --config F migrate` and `prefork-ads migrate --config F` are the same. Every command
+    comes by here before it does anything, so here its secrets leave ps.
     """
     before: Mapping[str, str | None] = context.obj or {}
-    return {**before, **{name: text for name, text in flags.items() if text is not None}}
+    given = {**before, **{name: text for name, text in flags.items() if text is not None}}
+    if any(given.get(option.field) for option in OPTIONS.values() if option.secret):
+        from setproctitle import setproctitle  # noqa: PLC0415 - help stays fast
+
+        # From now on ps shows the command without its arguments, and without the password in them.
+        setproctitle(context.command_path)
+    return given
 
 
 def settings(

@@ -6,7 +6,6 @@ Must not know: how the server is put together.
 import os
 
 import click
-from setproctitle import setproctitle
 
 from prefork_ads.cli.options import (
     DEMONSTRATION,
@@ -17,7 +16,6 @@ from prefork_ads.cli.options import (
     read_count,
 )
 from prefork_ads.config import Config, load
-from prefork_ads.options import OPTIONS
 
 DEMO_VARIANTS = SectionOption(
     ["--demo-variants"],
@@ -49,9 +47,6 @@ def serve(context: click.Context, /, **flags: str | None) -> None:
 
     config = load_config()
     demo_variants = read_count("--demo-variants", given.get("demo_variants") or "0")
-    if any(given.get(option.field) for option in OPTIONS.values() if option.secret):
-        # From now on ps shows a title instead of the arguments, and with them the password.
-        setproctitle("prefork-ads: starting")
     from prefork_ads.cli import wiring  # noqa: PLC0415 - loads everything; help stays fast
 
     context.exit(wiring.serve(config, load_config, demo_variants))

@@ -20,7 +20,6 @@ import os
 import pwd
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -89,12 +88,19 @@ def usable_binaries(package: Path, data_dir: Path, user: User | None) -> Path:
     return staged
 
 
-def major_version(binaries: Path) -> str:
-    """The major version of an installation, as PG_VERSION of a cluster spells it."""
-    said = subprocess.run(
-        [binaries / "bin" / "postgres", "--version"], check=True, capture_output=True, text=True
+def major_version(binaries: Path, user: User | None) -> str:
+    """The major version of an installation, as PG_VERSION of a cluster spells it.
+
+    Asked as the server's user, who owns the directory that a copy lies in and could replace it.
+    """
+    said: str = subprocess.run(
+        [binaries / "bin" / "postgres", "--version"],
+        check=True,
+        capture_output=True,
+        text=True,
+        **child_options(user, signal.SIGKILL),
     ).stdout
-    return said.split()[-1].split(".")[0]
+    return said.rsplit(maxsplit=1)[-1].split(".", maxsplit=1)[0]
 
 
 def child_options(user: User | None, at_parents_death: signal.Signals) -> dict[str, Any]:
@@ -149,14 +155,28 @@ def _runs(installation: Path, user: User | None) -> bool:
 
 def _stage(package: Path, data_dir: Path) -> Path:
     """Copy the binaries into the data directory, once per version of the package."""
+    named = data_dir / "binaries"
+    named.mkdir(mode=0o755, exist_ok=True)
+    # The data directory belongs to the server's user, who must not lead root elsewhere by a link,
+    # nor put one in place of what was looked at: from here on the open directory counts.
+    refusal = f"{named} is not a directory that root made. Move it away."
+    try:
+        folder_fd = os.open(named, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except NotADirectoryError:
+        raise DataDirError(refusal) from None
+    try:
+        if os.fstat(folder_fd).st_uid != os.geteuid():
+            raise DataDirError(refusal)
+        os.fchmod(folder_fd, 0o755)  # whatever the umask
+        version = _copy_into(Path(f"/proc/self/fd/{folder_fd}"), package)
+    finally:
+        os.close(folder_fd)
+    return named / version / package.name / "pginstall"
+
+
+def _copy_into(copies: Path, package: Path) -> str:
+    """The name of the copy, which is made if there is none."""
     original = (package / "pginstall" / "bin" / "postgres").stat()
-    copies = data_dir / "binaries"
-    copies.mkdir(mode=0o755, exist_ok=True)
-    # The data directory belongs to the server's user, who must not lead root elsewhere by a link.
-    found = copies.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise DataDirError(f"{copies} is not a directory that root made. Move it away.")
-    copies.chmod(0o755)  # whatever the umask
     copy = copies / f"{original.st_mtime_ns}-{original.st_size}"
     if not copy.exists():
         for outdated in copies.iterdir():
@@ -172,4 +192,4 @@ def _stage(package: Path, data_dir: Path) -> Path:
         for folder in (aside, aside / package.name):
             folder.chmod(0o755)
         aside.rename(copy)
-    return copy / package.name / "pginstall"
+    return copy.name

@@ -170,7 +170,7 @@ class EmbeddedPostgres:
     def _make_cluster(self, binaries: Path, user: User | None) -> None:
         version_file = self.pgdata / "PG_VERSION"
         if version_file.exists():
-            _refuse_other_version(binaries, version_file)
+            _refuse_other_version(binaries, user, version_file)
             return
         if self.pgdata.exists() and any(self.pgdata.iterdir()):
             raise DataDirError(
@@ -329,9 +329,9 @@ def _memory_bytes() -> int:
     return min(machine, int(limit)) if limit.isdigit() else machine
 
 
-def _refuse_other_version(binaries: Path, version_file: Path) -> None:
+def _refuse_other_version(binaries: Path, user: User | None, version_file: Path) -> None:
     found = version_file.read_text(encoding="utf-8").strip()
-    ours = major_version(binaries)
+    ours = major_version(binaries, user)
     if found != ours:
         raise DataDirError(
             f"{version_file.parent} was made by PostgreSQL {found}, and the embedded one is {ours}. "

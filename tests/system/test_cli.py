@@ -10,6 +10,8 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Database
 from tests.support import wait_until
 from tests.system.harness import ROOT, Server
@@ -266,6 +268,28 @@ def test_ctrl_c_while_importing_keeps_whole_batches(database: Database) -> None:
     assert process.returncode == 130, said
     assert "Stopped. Kept are 20,000 rows; the same command may be repeated." in said
     assert database.fetch("SELECT count(*) FROM ad_variant") == [(20_000,)]
+
+
+@pytest.mark.parametrize("place", ["in front", "behind"])
+def test_a_command_shows_no_password_in_ps(database: Database, place: str) -> None:
+    """An import may take long; this one until its input ends."""
+    secret = ["--dsn", f"{database.dsn} sslpassword=hunter2"]
+    words = ["variants", "import", "-", "--format", "csv"]
+    with subprocess.Popen(
+        command(*([*secret, *words] if place == "in front" else [*words, *secret])),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as process:
+        shown = Path(f"/proc/{process.pid}/cmdline")
+        wait_until(
+            lambda: shown.read_bytes().startswith(b"prefork-ads variants import"),
+            "a title in place of the arguments",
+        )
+        assert b"hunter2" not in shown.read_bytes()
+        said, _ = process.communicate(f"{COLUMNS}\n{FIRST_ID},{GOOD}\n", timeout=60)
+    assert (process.returncode, said) == (0, "1 rows were imported.\n")
 
 
 def test_a_right_that_is_missing_is_no_traceback(database: Database) -> None:
