@@ -118,11 +118,14 @@ class Crew:
                 self.children.retired(child, now_s)
                 logger.info("%s leaves by itself", _name(child))
 
-    def reap(self, stranger: Callable[[int, str], None]) -> None:
+    def reap(self, stranger: Callable[[int, str], None]) -> list[int]:
         """Bury all that have ended; `stranger` gets pid and ending of those that are not ours.
 
-        As PID 1 of a container we are given orphans that we have never seen.
+        As PID 1 of a container we are given orphans that we have never seen. Returned are the exit
+        codes (a signal's number negative) of children that had served. The others had nothing to lose,
+        and SIGTERM ends a newborn before it can have a handler.
         """
+        codes = []
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = ended
@@ -130,9 +133,14 @@ class Crew:
                 if child is None:
                     stranger(pid, _ending(status))
                     continue
-                self._scoreboard.seats[child.seat].vacate()
+                seat = self._scoreboard.seats[child.seat]
+                # Its own word: the master may not have heard it before asking it to leave.
+                if seat.state is not State.BOOTING:
+                    codes.append(os.waitstatus_to_exitcode(status))
+                seat.vacate()
                 say = logger.error if status else logger.info
                 say("%s %s", _name(child), _ending(status))
+        return codes
 
     def wake_at_s(self) -> float:
         """When somebody becomes late or may be started again."""

@@ -18,6 +18,11 @@ A reload loads the settings and makes a new generation of children. Each generat
 settings for as long as a child of it may be started: after a reload that was given up half way two
 generations serve side by side, and each slot is respawned with what works for it.
 
+The exit status tells whether the stop was clean. A child that ended with an error meanwhile, or had to
+be killed, makes it 1: events may be in a file that somebody has to load, or lost. Deaths by signal do
+not count once a second signal has asked to stop at once, and neither does what befell children before
+the stop.
+
 Must not know: asyncio, the database, ads. Entry points are arguments.
 """
 
@@ -93,6 +98,8 @@ class Master:
         self._announced = False
         # Once it is to stop.
         self._stopping = False
+        self._at_once = False
+        self._unclean = 0
         self._kill_at_s = math.inf
         self._failure: BootFailure | None = None
 
@@ -102,10 +109,13 @@ class Master:
         with contextlib.ExitStack() as stack:
             self._open(stack)
             self._loop()
-            logger.info("stopped")
+            if self._unclean:
+                logger.error("stopped, but %d children did not end cleanly", self._unclean)
+            else:
+                logger.info("stopped")
         if self._failure is not None:
             raise self._failure
-        return 0
+        return PreforkAdsError.exit_code if self._unclean else 0
 
     # The loop.
 
@@ -150,7 +160,7 @@ class Master:
             self._announce()
 
     def _plan(self) -> list[Action]:
-        if self._reload_wanted and not self._children.reloading:
+        if self._reload_wanted and not self._stopping and not self._children.reloading:
             self._reload()
         return self._children.plan(time.monotonic())
 
@@ -203,6 +213,7 @@ class Master:
             return
         logger.info("%s: draining", number.name)
         self._stopping = True
+        self._reload_wanted = False
         self._notifier.stopping()
         # First of all: what begins from here on would be cut off at the end.
         self._listeners.refuse_new()
@@ -216,7 +227,9 @@ class Master:
         self._reload_wanted = True
 
     def _on_chld(self, _: signal.Signals) -> None:
-        self._crew.reap(self._service_gone)
+        codes = self._crew.reap(self._service_gone)
+        if self._stopping:
+            self._unclean += sum(code > 0 or (code < 0 and not self._at_once) for code in codes)
 
     def _on_unused(self, number: signal.Signals) -> None:
         logger.info("%s is not used by this server", number.name)
@@ -297,7 +310,8 @@ class Master:
     # Stop.
 
     def _stop_now(self) -> None:
-        self._stopping = True
+        self._stopping = self._at_once = True
+        self._reload_wanted = False
         self._children.stop()
         self._kill_at_s = min(self._kill_at_s, time.monotonic() + QUIT_LIMIT_S)
         self._crew.send_all(signal.SIGQUIT)

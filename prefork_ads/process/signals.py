@@ -4,6 +4,9 @@ A handler does nothing. Python's wake-up descriptor has written the signal's num
 time it runs, and whoever polls that socket reads it. So nothing is ever interrupted half way, least of
 all a fork, and no signal is lost between looking and sleeping.
 
+Afterwards they are ignored, not as they were before: what is left of the process is tidying up, such as
+waiting for PostgreSQL's last checkpoint, and an impatient Ctrl-C must not cut it off.
+
 Must not know: what a signal means.
 """
 
@@ -13,7 +16,7 @@ from collections.abc import Iterable
 
 
 class Signals:
-    """Takes some signals from `open` to `close`."""
+    """Takes some signals until `close`, and for the rest of the process lets none of them disturb it."""
 
     def __init__(self, numbers: Iterable[signal.Signals]) -> None:
         self._in, self._out = socket.socketpair()
@@ -23,7 +26,9 @@ class Signals:
         # same.
         self._old_fd = signal.set_wakeup_fd(self._out.fileno(), warn_on_full_buffer=False)
         # Not SIG_IGN: only a handler in Python makes the wake-up descriptor work.
-        self._old = {number: signal.signal(number, _do_nothing) for number in numbers}
+        self._numbers = tuple(numbers)
+        for number in self._numbers:
+            signal.signal(number, _do_nothing)
 
     def fileno(self) -> int:
         """Readable when a signal has come."""
@@ -38,9 +43,11 @@ class Signals:
         return [signal.Signals(number) for number in numbers]
 
     def close(self) -> None:
-        """As it was before."""
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
+        """Take no more of them."""
+        for number in self._numbers:
+            # A process that ignores SIGCHLD never learns how its children ended.
+            ignored = number != signal.SIGCHLD
+            signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
         signal.set_wakeup_fd(self._old_fd)
         self.close_descriptors()
 

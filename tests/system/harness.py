@@ -201,6 +201,17 @@ class Server:
             print("\n".join(self.lines()[-LOG_SHOWN_LINES:]))
 
 
+def in_mask(pid: int, mask: str, number: signal.Signals) -> bool:
+    """Whether a signal is in one of the masks (ShdPnd, SigIgn, …) that the kernel shows of a process."""
+    found = re.search(rf"^{mask}:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found is not None, mask
+    return bool(int(found[1], 16) >> (number - 1) & 1)
+
+
+def wait_for_mask(pid: int, mask: str, number: signal.Signals) -> None:
+    wait_until(lambda: in_mask(pid, mask, number), f"{number.name} in {mask} of pid {pid}")
+
+
 def _clean_environment() -> dict[str, str]:
     inherited = {
         name: value

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Database
 from tests.support import wait_until
 from tests.system.clients import Clients
-from tests.system.harness import Server
+from tests.system.harness import Server, wait_for_mask
 
 LOG = b"GET /log?source=queue HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 LOGGED = "SELECT count(*) FROM request_log WHERE params->>'source' = %s"
@@ -131,6 +131,23 @@ def test_an_embedded_database_that_dies_is_started_again() -> None:
         connection = socket.create_connection(("127.0.0.1", server.port), 30)
         connection.sendall(LOG)
         assert status_of(connection) == b"HTTP/1.1 204 No Content"
+
+
+def test_an_impatient_interrupt_does_not_cut_off_the_end_of_an_embedded_database() -> None:
+    with Server() as server:
+        server.wait_for_line(r"keeper pid=\d+ ready")
+        postgres = int((server.folder / "data/postgres/postmaster.pid").read_text().split()[0])
+        # Cannot begin its shutdown, so the master waits for it.
+        os.kill(postgres, signal.SIGSTOP)
+        server.signal(signal.SIGINT)
+        server.wait_for_line("stopped$")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+            wait_for_mask(server.pid, "SigIgn", number)
+            server.signal(number)
+        assert server.running
+        os.kill(postgres, signal.SIGCONT)
+        assert server.wait() == 0
+        assert server.count("Traceback|Aborted") == 0
 
 
 def _state(pid: int) -> str:

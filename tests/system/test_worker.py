@@ -126,6 +126,32 @@ def test_what_postgres_did_not_take_at_the_end_is_in_a_file(
     assert rows(database) == ["0", "1", "2", "3"]
 
 
+def test_a_stop_that_leaves_events_in_a_file_is_told_by_the_status(
+    gate: Gate, database: Database
+) -> None:
+    with Server("--drain-timeout-s", "3", dsn=gate.dsn, workers=1) as server:
+        gate.shut()
+        wait_until_away(server)
+        assert status(server.port, "/log?n=1") == 204
+        server.stop(status=1)
+        path = Path(server.wait_for_line(RESCUED)[1])
+        assert server.count(r"worker slot=0 pid=\d+ exited status=1") == 1
+        assert server.count("error: stopped, but 1 children did not end cleanly") == 1
+        load(database, path)
+    assert rows(database) == ["1"]
+
+
+def test_a_worker_that_is_not_ready_in_time_is_killed(gate: Gate) -> None:
+    # Shorter than it waits for PostgreSQL, so it is late while its loop runs.
+    with Server("--boot-timeout-s", "1", dsn=gate.dsn, workers=1) as server:
+        gate.shut()
+        mark = len(server.lines())
+        os.kill(server.worker(0), signal.SIGKILL)
+        server.wait_for_line(r"worker slot=0 pid=\d+ is killed: not ready in time", since=mark)
+        gate.open()
+        server.wait_for_line(r"worker slot=0 pid=\d+ ready", since=mark)
+
+
 def test_the_last_events_go_elsewhere_when_the_data_directory_cannot_take_them(
     gate: Gate, database: Database, tmp_path: Path
 ) -> None:
