@@ -79,7 +79,7 @@ class LookupLine(Generic[U]):
         self._line[key] = _Waiting(deliver, self._now)
         if self._idle:
             # The reader takes its batch after this tick's other requests have got in line.
-            self._idle.pop().set_result(None)
+            self._wake_one()
         return True
 
     async def take(self, connection: AsyncConnection) -> "dict[str, _Waiting[U]]":
@@ -109,8 +109,8 @@ class LookupLine(Generic[U]):
             else:
                 batch[key] = waiting
         self._line = batch
-        if self._line and self._idle:
-            self._idle.pop().set_result(None)
+        if self._line:
+            self._wake_one()
 
     def deliver(self, batch: "dict[str, _Waiting[U]]", rows: dict[str, Row]) -> None:
         """Hand each caller its row, or None where there is none."""
@@ -141,7 +141,15 @@ class LookupLine(Generic[U]):
             self.fail({key: self._line.pop(key) for key in late})
         # Readers with nothing to do see whether their connections still stand.
         while self._idle:
-            self._idle.pop().set_result(None)
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        """Wake one idle reader. One that was cancelled is in the list until its task has run."""
+        while self._idle:
+            idle = self._idle.pop()
+            if not idle.done():
+                idle.set_result(None)
+                return
 
 
 class Reader(Generic[U]):

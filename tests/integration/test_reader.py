@@ -263,3 +263,20 @@ def test_a_changed_table_is_prepared_anew(database: Database) -> None:
             assert (await desk.ask(key(1)))[0] == key(1)
 
     run(scenario)
+
+
+def test_a_reader_that_was_just_cancelled_is_not_woken(database: Database) -> None:
+    """At the end of a drain, between the cancellation and the task's last turn of the loop."""
+
+    async def scenario() -> None:
+        desk = Desk(database.dsn)
+        task = asyncio.create_task(desk.readers[0].run())
+        await desk.readers[0].connected.wait()
+        # Past its first turn, it waits for keys.
+        await asyncio.sleep(0)
+        task.cancel()
+        desk.line.expire(1.0)
+        assert desk.line.look_up(key(1), lambda _: None)
+        await asyncio.gather(task, return_exceptions=True)
+
+    run(scenario)
