@@ -47,10 +47,18 @@ class Config:
     unix_socket: Path | None = None
     backlog: int = 4096
     trusted_proxies: tuple[str, ...] = ()
+    metrics_from: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
 
     # Processes
     workers: int = field(default_factory=_usable_cores)
     pid_file: Path | None = None
+    log_format: Literal["text", "json"] = "text"
+    log_file: Path | None = None
+    cpu_affinity: str | tuple[int, ...] = "none"
+    max_requests: int = 0
+    max_worker_age_s: float = 0.0
+    max_worker_memory: int = 0
+    max_jitter: float = 0.2
 
     # Database
     dsn: str | None = field(default=None, repr=False)
@@ -64,13 +72,22 @@ class Config:
     read_batch: int = 256
     read_queue: int = 10_000
     read_timeout_s: float = 2.0
+    ad_fallback: Literal["unavailable", "empty"] = "unavailable"
 
     # Writing
-    write_batch: int = 10_000
-    write_batch_bytes: int = 4 << 20
+    write_batch: int = 2_000
+    write_batch_bytes: int = 1 << 20
     write_interval_s: float = 0.25
     write_queue: int = 200_000
     write_queue_bytes: int = 256 << 20
+
+    # Journal
+    journal: Literal["on", "off"] = "on"
+    journal_dir: Path | None = None
+    journal_sync: Literal["none", "interval", "always"] = "none"
+    journal_sync_interval_s: float = 1.0
+    journal_segment_bytes: int = 16 << 20
+    journal_max_bytes: int = 8 << 30
 
     # Limits
     max_url: int = 16 << 10
@@ -90,6 +107,11 @@ class Config:
 
     # Configuration
     config: Path | None = None
+
+    @property
+    def journal_path(self) -> Path:
+        """Where the journal's segments lie."""
+        return self.journal_dir or self.data_dir / "journal"
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with some values changed, which are taken as they are."""

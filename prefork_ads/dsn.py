@@ -8,6 +8,7 @@ Must not know: any other module but `values`.
 """
 
 import re
+from urllib.parse import unquote_to_bytes
 
 from prefork_ads.values import Kind
 
@@ -47,7 +48,7 @@ def redact_dsn(dsn: str) -> str:
 def _redact_url(dsn: str) -> str:
     match = _URL.fullmatch(dsn)
     # libpq refuses such a percent sign and quotes the whole password in its message.
-    if match is None or _BAD_PERCENT.search(dsn):
+    if match is None or _BAD_PERCENT.search(dsn) or not _is_text(dsn):
         return UNREADABLE
     shown = match["scheme"]
     if match["user"] is not None:
@@ -56,6 +57,15 @@ def _redact_url(dsn: str) -> str:
     if match["query"]:
         shown += "?" + "&".join(_redact_parameter(part) for part in match["query"].split("&"))
     return shown
+
+
+def _is_text(dsn: str) -> bool:
+    """Whether its percent signs stand for UTF-8, which psycopg2 takes for granted."""
+    try:
+        unquote_to_bytes(dsn).decode()
+    except UnicodeError:
+        return False
+    return True
 
 
 def _redact_parameter(part: str) -> str:

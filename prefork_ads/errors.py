@@ -22,8 +22,20 @@ class ConfigError(PreforkAdsError):
     exit_code = 2
 
 
+class NotServing(PreforkAdsError):
+    """No server runs that could be looked at."""
+
+    exit_code = 3
+
+
 class ImportRefused(PreforkAdsError):
     """Input data was refused; the message counts what was and was not taken (EX_DATAERR)."""
+
+    exit_code = 65
+
+
+class JournalDamaged(PreforkAdsError):
+    """Files of the journal have lines that are no events; the good ones are shipped (EX_DATAERR)."""
 
     exit_code = 65
 

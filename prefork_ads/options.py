@@ -13,7 +13,19 @@ from typing import Any
 
 from prefork_ads.dsn import DSN
 from prefork_ads.errors import ConfigError
-from prefork_ads.values import COUNT, DIRECTORY, DURATION, NETWORKS, PATH, SIZE, TEXT, Kind, one_of
+from prefork_ads.values import (
+    CORES,
+    COUNT,
+    DIRECTORY,
+    DURATION,
+    NETWORKS,
+    PATH,
+    SHARE,
+    SIZE,
+    TEXT,
+    Kind,
+    one_of,
+)
 
 ENV_PREFIX = "PREFORK_ADS_"
 
@@ -110,6 +122,12 @@ LISTENING = (
         "Proxies whose X-Forwarded-For is believed for the address that is logged.",
         default_text="none",
     ),
+    Option(
+        "metrics_from",
+        NETWORKS,
+        None,
+        "Networks that /metrics is shown to; others get 403. 0.0.0.0/0,::/0 is everybody.",
+    ),
 )
 
 PROCESSES = (
@@ -129,6 +147,55 @@ PROCESSES = (
         "Write the master's process id to this file.",
         default_text="none",
         on_reload=False,
+    ),
+    Option(
+        "log_format",
+        one_of("text", "json"),
+        None,
+        "How the server's own log is written: lines to read, or one JSON object a line.",
+        on_reload=False,
+    ),
+    Option(
+        "log_file",
+        PATH,
+        None,
+        "Write the server's own log to this file; one that is moved away is made anew.",
+        default_text="standard error",
+        on_reload=False,
+    ),
+    Option(
+        "cpu_affinity",
+        CORES,
+        None,
+        "Bind each worker to a core: auto takes those there are in turn, a list those it names. Best"
+        " left alone while PostgreSQL runs on the same machine.",
+    ),
+    Option(
+        "max_requests",
+        COUNT,
+        (0, 10**12),
+        "Replace a worker that has answered this many requests to /ad and /log; 0 never. Its successor is"
+        " ready before it leaves, and never are two replaced at once.",
+    ),
+    Option(
+        "max_worker_age_s",
+        DURATION,
+        (0, 365 * 86400),
+        "Replace a worker that has lived this long; 0 never.",
+    ),
+    Option(
+        "max_worker_memory",
+        SIZE,
+        (0, 1 << 40),
+        "Replace a worker whose resident memory has reached this, pages shared with others included;"
+        " 0 never.",
+    ),
+    Option(
+        "max_jitter",
+        SHARE,
+        (0, 0.9),
+        "How much sooner than at --max-requests and --max-worker-age-s a worker may be replaced, so that"
+        " workers started together do not all go together.",
     ),
 )
 
@@ -191,7 +258,19 @@ READING = (
         (1, 10_000_000),
         "Lookups that may wait in each worker; past it requests get 503 at once.",
     ),
-    Option("read_timeout_s", DURATION, (0.01, 3600), "Longest time for a lookup's query."),
+    Option(
+        "read_timeout_s",
+        DURATION,
+        (0.01, 3600),
+        "Longest time that /ad waits for PostgreSQL before it gives the answer of --ad-fallback.",
+    ),
+    Option(
+        "ad_fallback",
+        one_of("unavailable", "empty"),
+        None,
+        "What /ad answers while PostgreSQL does not: unavailable is 503, which balancers and monitors"
+        " understand; empty is 204, no ad, for pages that treat errors badly.",
+    ),
 )
 
 WRITING = (
@@ -209,14 +288,60 @@ WRITING = (
         "write_queue",
         COUNT,
         (1, 100_000_000),
-        "Rows that each worker holds in memory while PostgreSQL is slow or away; past it requests"
-        " get 503.",
+        "Rows that each worker holds in memory with --journal off while PostgreSQL is slow or away;"
+        " past it requests get 503.",
     ),
     Option(
         "write_queue_bytes",
         SIZE,
         (64 << 10, 64 << 30),
         "The same limit in bytes; whichever is reached first counts.",
+    ),
+)
+
+JOURNAL = (
+    Option(
+        "journal",
+        one_of("on", "off"),
+        None,
+        "Write each event to a file before its request is answered. With off it waits in memory for"
+        " PostgreSQL and is lost with its worker.",
+        on_reload=False,
+    ),
+    Option(
+        "journal_dir",
+        DIRECTORY,
+        None,
+        "Where these files are, on a local disk. Several servers of one database may share it.",
+        default_text="journal in --data-dir",
+        on_reload=False,
+    ),
+    Option(
+        "journal_sync",
+        one_of("none", "interval", "always"),
+        None,
+        "When events are forced to the disk. They survive the death of every process in any case; a"
+        " loss of power may take the last half minute with none, the last interval with interval, and"
+        " nothing with always: then answers wait for the disk.",
+    ),
+    Option(
+        "journal_sync_interval_s",
+        DURATION,
+        (0.01, 3600),
+        "How often, with --journal-sync interval.",
+    ),
+    Option(
+        "journal_segment_bytes",
+        SIZE,
+        (64 << 10, 1 << 30),
+        "Size at which a worker begins the next file.",
+    ),
+    Option(
+        "journal_max_bytes",
+        SIZE,
+        (1 << 20, 16 << 40),
+        "Events that all workers together keep while PostgreSQL is slow or away; past it requests"
+        " get 503.",
     ),
 )
 
@@ -270,6 +395,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
     "Database": DATABASE,
     "Reading": READING,
     "Writing": WRITING,
+    "Journal": JOURNAL,
     "Limits": LIMITS,
     "Time limits": TIME_LIMITS,
     "Configuration": CONFIGURATION,

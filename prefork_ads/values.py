@@ -22,6 +22,9 @@ _DURATION_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 
 _COUNT = re.compile(r"(\d+(?:_\d+)*)([kmg]?)", re.ASCII | re.IGNORECASE)
 _SIZE = re.compile(r"(\d+(?:_\d+)*) ?(?:([kmg])(?:i?b)?|b)?", re.ASCII | re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+) ?(ms|s|m|min|h)?", re.ASCII)
+_SHARE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(%?)", re.ASCII)
+# Four digits: no machine has more cores, and no slip makes a list that fills the memory.
+_CORES = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?", re.ASCII)
 
 # Nothing that is counted here comes near this, and Python's limit on digits is no error to show.
 _LONGEST_NUMBER = 24
@@ -105,6 +108,34 @@ def parse_networks(text: str) -> tuple[str, ...]:
     )
 
 
+def parse_share(text: str) -> float:
+    """0.2 or 20%: a part of the whole."""
+    match = _SHARE.fullmatch(text.strip())
+    if match is None or len(match[1]) > _LONGEST_NUMBER:
+        raise ValueError(text)
+    return float(match[1]) / 100 if match[2] else float(match[1])
+
+
+def parse_cores(text: str) -> str | tuple[int, ...]:
+    """`none`, `auto`, or numbers and ranges: 0,2,4-7."""
+    if text in ("none", "auto"):
+        return text
+    cores: list[int] = []
+    for part in text.split(","):
+        match = _CORES.fullmatch(part.strip())
+        if match is None:
+            raise ValueError(text)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(text)
+        cores += range(first, last + 1)
+    return tuple(cores)
+
+
+def show_cores(value: str | tuple[int, ...]) -> str:
+    return value if isinstance(value, str) else ",".join(map(str, value))
+
+
 def one_of(*choices: str) -> Kind:
     def parse(text: str) -> str:
         if text not in choices:
@@ -123,6 +154,14 @@ DURATION = Kind(
     parse_duration,
     show_duration,
     toml_types=(str, int, float),
+)
+SHARE = Kind("SHARE", "a share (0.2 or 20%)", parse_share, toml_types=(str, int, float))
+CORES = Kind(
+    "none|auto|LIST",
+    "none, auto or a list of cores (0,2,4-7)",
+    parse_cores,
+    show_cores,
+    toml_types=(str, int),
 )
 PATH = Kind("PATH", "a path", parse_path, completes="file")
 DIRECTORY = Kind("DIR", "a path", parse_path, completes="dir")

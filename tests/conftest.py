@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import hypothesis
 import psycopg2
 import psycopg2.extensions
 import pytest
@@ -37,6 +38,10 @@ TEST_SETTINGS: Final = {
     "log_min_error_statement": "error",
     "log_line_prefix": "%m [%p] %d ",
 }
+
+# How long an example takes says more about the machine than about us.
+hypothesis.settings.register_profile("ours", deadline=None)
+hypothesis.settings.load_profile("ours")
 
 _numbers = itertools.count(1)
 

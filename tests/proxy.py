@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import struct
 from pathlib import Path
 from types import TracebackType
@@ -9,14 +10,17 @@ from typing import Self
 
 import psycopg2.extensions
 
+# CopyInResponse for text, at the end of what was sent: PostgreSQL waits for the data now.
+_INVITATION = re.compile(rb"G\0\0\0.\0\0.(?:\0\0)+\Z", re.DOTALL)
+
 
 class Proxy:
     """Listens on loopback and passes bytes on; one fault at a time, on command.
 
     `swallow_answers()` lets statements through and keeps what PostgreSQL answers: to the client, the
-    outcome is unknown. `cut()` closes the client's side only, so that PostgreSQL goes on with what it
-    does. `part_rudely()` says farewell and closes with the client's bytes unread. With a directory, it
-    listens on a Unix socket there.
+    outcome is unknown. The invitation to send a COPY's data still gets through. `cut()` closes the
+    client's side only, so that PostgreSQL goes on with what it does. `part_rudely()` says farewell and
+    closes with the client's bytes unread. With a directory, it listens on a Unix socket there.
     """
 
     def __init__(self, dsn: str, directory: Path | None = None) -> None:
@@ -120,7 +124,8 @@ class Proxy:
     async def _pass_down(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         swallowed = False
         while data := await source.read(65536):
-            swallowed = swallowed or self._swallowing
+            invited = not swallowed and _INVITATION.search(data) is not None
+            swallowed = swallowed or (self._swallowing and not invited)
             if not swallowed and not sink.is_closing():
                 sink.write(data)
         sink.close()

@@ -24,11 +24,7 @@ def client_address(trusted: Sequence[str]) -> Callable[[str, bytes | None], str]
     A UNIX socket has no peer address: whoever may connect to it is a proxy, so it counts as trusted.
     """
 
-    networks = [ipaddress.ip_network(network) for network in trusted]
-
-    @lru_cache(maxsize=4096)
-    def is_trusted(address: str) -> bool:
-        return not address or any(ipaddress.ip_address(address) in network for network in networks)
+    is_trusted = _member_of(trusted)
 
     def find(peer: str, forwarded: bytes | None) -> str:
         if forwarded is None or not is_trusted(peer):
@@ -44,6 +40,37 @@ def client_address(trusted: Sequence[str]) -> Callable[[str, bytes | None], str]
         return client
 
     return find
+
+
+def admission(
+    networks: Sequence[str], trusted: Sequence[str]
+) -> Callable[[str, bytes | None], bool]:
+    """A function from (peer, X-Forwarded-For) to whether the client is in one of the networks.
+
+    What comes through a proxy that we were not told to trust comes from anywhere, though its peer may
+    be the local host: it is not admitted.
+    """
+    find = client_address(trusted)
+    is_trusted = _member_of(trusted)
+    is_admitted = _member_of(networks)
+
+    def admits(peer: str, forwarded: bytes | None) -> bool:
+        if forwarded is not None and not is_trusted(peer):
+            return False
+        return is_admitted(find(peer, forwarded))
+
+    return admits
+
+
+def _member_of(networks: Sequence[str]) -> Callable[[str], bool]:
+    """Whether an address is in one of these; so is "", whoever came through a UNIX socket."""
+    parsed = [ipaddress.ip_network(network) for network in networks]
+
+    @lru_cache(maxsize=4096)
+    def is_member(address: str) -> bool:
+        return not address or any(ipaddress.ip_address(address) in network for network in parsed)
+
+    return is_member
 
 
 def _address(text: bytes) -> str | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 import orjson
 
+from prefork_ads.ads.meter import Meter
 from prefork_ads.events.event import EventClock, line
 from prefork_ads.events.parameters import (
     MalformedBody,
@@ -76,7 +77,17 @@ LookUp = Callable[[str, Callable[[Found], None]], bool]
 class Endpoints:
     """The handlers of `/ad` and `/log`."""
 
-    __slots__ = ("_address", "_answers", "_append_line", "_clock", "_counters", "_look_up")
+    __slots__ = (
+        "_address",
+        "_answers",
+        "_append_line",
+        "_clock",
+        "_counters",
+        "_empty_on_trouble",
+        "_late",
+        "_look_up",
+        "_meter",
+    )
 
     def __init__(
         self,
@@ -86,13 +97,20 @@ class Endpoints:
         look_up: LookUp,
         counters: Cells,
         address: Callable[[str, bytes | None], str],
+        meter: Meter,
+        *,
+        empty_on_trouble: bool = False,
     ) -> None:
+        """`empty_on_trouble`: without PostgreSQL there is no ad, instead of 503."""
         self._answers = answers
         self._clock = clock
         self._append_line = append_line
         self._look_up = look_up
         self._counters = counters
         self._address = address
+        self._meter = meter
+        self._late = meter.late.append
+        self._empty_on_trouble = empty_on_trouble
 
     def routes(self) -> Routes:
         return {
@@ -118,12 +136,15 @@ class Endpoints:
 
     def ad(self, request: Request) -> bytes | None:
         """The row of `ad_variant` with the id asked for, or 204."""
+        since_ns = self._meter.began_ns or self._meter.since_ns()
         parameters = parse_query(request.query)
         if not self._append(b"ad", to_json(parameters), request):
+            self._late(since_ns)
             self._counters[Counter.AD_UNAVAILABLE] += 1
             return self._answers.unavailable("The log cannot take this request now.")
         key = parameters.get("id")
         if not isinstance(key, str) or _UUID.fullmatch(key) is None:
+            self._late(since_ns)
             self._counters[Counter.AD_MALFORMED] += 1
             return self._answers.error(400, "Ask with ?id= and one UUID.")
         # One spelling for one key: it is what PostgreSQL answers with.
@@ -131,10 +152,14 @@ class Endpoints:
         if len(key) != 36:
             key = _dashed(key)
 
+        late = self._late
+
         def deliver(found: Found) -> None:
+            late(since_ns)
             request.respond(self._ad_answer(found))
 
         if not self._look_up(key, deliver):
+            late(since_ns)
             return self._ad_answer(UNAVAILABLE)
         return None
 
@@ -143,7 +168,9 @@ class Endpoints:
             self._counters[_AD_FOUND] += 1
             row = dict(zip(_AD_COLUMNS, found, strict=True))
             return self._answers.json(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-        if found is None:
+        if found is not None:
+            self._counters[Counter.AD_FALLBACKS] += 1
+        if found is None or self._empty_on_trouble:
             self._counters[Counter.AD_UNKNOWN] += 1
             return self._answers.no_content
         self._counters[Counter.AD_UNAVAILABLE] += 1
@@ -193,10 +220,12 @@ def informative(
     index: Mapping[str, object],
     is_ready: Callable[[], str],
     metrics: Callable[[], bytes],
+    may_see_metrics: Callable[[str, bytes | None], bool],
 ) -> Routes:
     """The endpoints that say something about the server. None of them is logged.
 
-    `is_ready` returns "" or the reason why not.
+    `is_ready` returns "" or the reason why not. `may_see_metrics` is asked with the peer's address and
+    what stands in X-Forwarded-For.
     """
     page = orjson.dumps(index, option=orjson.OPT_INDENT_2) + b"\n"
 
@@ -212,7 +241,9 @@ def informative(
             return answers.unavailable(reason)
         return answers.full(200, b'{"status":"ready"}\n')
 
-    def show_metrics(_: Request) -> bytes:
+    def show_metrics(request: Request) -> bytes:
+        if not may_see_metrics(request.peer, request.fields[X_FORWARDED_FOR]):
+            return answers.error(403, "--metrics-from does not name your network.")
         return answers.full(200, metrics(), b"text/plain; version=0.0.4; charset=utf-8")
 
     return {

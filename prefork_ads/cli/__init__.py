@@ -16,9 +16,11 @@ from click.shell_completion import get_completion_class
 
 from prefork_ads import __version__
 from prefork_ads.cli.check import check
+from prefork_ads.cli.journal import journal
 from prefork_ads.cli.migrate import migrate
 from prefork_ads.cli.options import HELP, Command, Group, SectionOption, config_flags
 from prefork_ads.cli.serve import DEMO_VARIANTS, serve
+from prefork_ads.cli.status import status
 from prefork_ads.cli.variants import variants
 from prefork_ads.errors import PreforkAdsError
 
@@ -72,6 +74,8 @@ def cli(context: click.Context, /, **flags: str | None) -> None:
 cli.add_command(serve)
 cli.add_command(check)
 cli.add_command(migrate)
+cli.add_command(journal)
+cli.add_command(status)
 cli.add_command(variants)
 
 

@@ -24,7 +24,7 @@ from prefork_ads.db.session import describe
 from prefork_ads.dsn import redact_dsn
 from prefork_ads.errors import DatabaseUnavailable, DataDirError, PreforkAdsError, SchemaError
 from prefork_ads.options import ENV_PREFIX, OPTIONS
-from prefork_ads.process import listener
+from prefork_ads.process import affinity, listener
 
 # Descriptors of a worker besides connections: listener, database, epoll, log, libraries in use.
 _OTHER_DESCRIPTORS = 64
@@ -67,6 +67,7 @@ def run_all(config: Config, sources: Sources) -> Iterator[Finding]:
     checks: tuple[tuple[str, Callable[[Config, Sources], Iterator[Finding]]], ...] = (
         ("database", check_database),
         ("reader", check_reader),
+        ("journal", check_journal),
         ("address", check_address),
         ("processes", check_processes),
         ("descriptors", check_descriptors),
@@ -166,7 +167,7 @@ def check_reader(config: Config, _: Sources) -> Iterator[Finding]:
     """The database of --reader-dsn, when it is another one."""
     if config.reader_dsn is None:
         return
-    found = probe(config.reader_dsn)
+    found = probe(config.reader_dsn, writes=False)
     if not found.may_read_variants:
         lacks = "no table ad_variant" if found.may_read_variants is None else "no SELECT on it"
         raise SchemaError(
@@ -177,12 +178,36 @@ def check_reader(config: Config, _: Sources) -> Iterator[Finding]:
     yield ok("reader", f"{kind} {found.server} at {describe(config.reader_dsn)} as {found.role}.")
 
 
-def check_address(config: Config, _: Sources) -> Iterator[Finding]:
-    """Listens for a moment: the only way to know, without a gap between asking and knowing."""
-    if config.unix_socket is not None:
-        opened = listener.open_unix(config.unix_socket, slots=1, backlog=1)
+def check_journal(config: Config, _: Sources) -> Iterator[Finding]:
+    """A directory that takes files; looking must not create it."""
+    if config.journal == "off":
+        yield warn("journal", "--journal off: events are lost with the worker that answered them.")
+        return
+    folder = config.journal_path
+    parent = next(one for one in (folder, *folder.parents) if one.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise DataDirError(
+            f"The journal cannot be kept in {folder}: {parent} is not a directory that this user may"
+            " write to. Choose another --journal-dir."
+        )
+    free = shutil.disk_usage(parent).free
+    if free < config.journal_max_bytes:
+        yield warn(
+            "journal",
+            f"{folder} has {free >> 20:,} MiB left, less than --journal-max-bytes"
+            f" ({OPTIONS['journal_max_bytes'].show(config.journal_max_bytes)}): the disk would be full"
+            " first.",
+        )
     else:
-        opened = listener.open_tcp(config.host, config.port, slots=1, backlog=1)
+        yield ok("journal", f"Events wait in {folder}; {free >> 20:,} MiB are free there.")
+
+
+def check_address(config: Config, _: Sources) -> Iterator[Finding]:
+    """Takes it for a moment: the only way to know, without a gap between asking and knowing."""
+    if config.unix_socket is not None:
+        opened = listener.open_unix(config.unix_socket, slots=1, backlog=0)
+    else:
+        opened = listener.open_tcp(config.host, config.port, slots=1, backlog=0)
     url = opened.url
     opened.close()
     yield ok("address", "A free port will be taken." if config.port == 0 else f"{url} is free.")
@@ -197,6 +222,7 @@ def check_address(config: Config, _: Sources) -> Iterator[Finding]:
 
 def check_processes(config: Config, _: Sources) -> Iterator[Finding]:
     """Whether the workers have cores to run on."""
+    affinity.check(config.cpu_affinity)
     cores = len(os.sched_getaffinity(0))
     quota = cpu_quota(_CPU_QUOTA)
     said = f"{config.workers} workers on {cores} cores"
@@ -250,6 +276,7 @@ def check_settings(config: Config, _: Sources) -> Iterator[Finding]:
     for smaller, larger in (
         ("read_batch", "read_queue"),
         ("write_batch", "write_queue"),
+        ("journal_segment_bytes", "journal_max_bytes"),
         ("max_url", "max_head"),
     ):
         low, high = getattr(config, smaller), getattr(config, larger)

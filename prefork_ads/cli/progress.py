@@ -94,12 +94,7 @@ class Progress:
         return "  ".join([*parts, self.note]).strip()
 
     def _amount(self, value: int) -> str:
-        if not self._size:
-            return f"{value:,}"
-        number, unit = float(value), 0
-        while number >= 1024 and unit < len(_BYTE_UNITS) - 1:
-            number, unit = number / 1024, unit + 1
-        return f"{number:.1f} {_BYTE_UNITS[unit]}" if unit else f"{value} B"
+        return show_bytes(value) if self._size else f"{value:,}"
 
     def _show(self, line: str) -> None:
         if not self._terminal:
@@ -110,6 +105,14 @@ class Progress:
             self._stream.write("\r" + line.ljust(self._shown_width))
             self._shown_width = len(line)
         self._stream.flush()
+
+
+def show_bytes(value: int) -> str:
+    """812 B, 4.0 KiB, 1.5 GiB."""
+    number, unit = float(value), 0
+    while number >= 1024 and unit < len(_BYTE_UNITS) - 1:
+        number, unit = number / 1024, unit + 1
+    return f"{number:.1f} {_BYTE_UNITS[unit]}" if unit else f"{value} B"
 
 
 def show_time(seconds: float) -> str:

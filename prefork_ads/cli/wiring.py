@@ -10,9 +10,11 @@ again, and a wrong host name is told at once instead of after a wait.
 Must not know: how any of the parts works.
 """
 
+import os
 import resource
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from prefork_ads import __version__
@@ -20,15 +22,19 @@ from prefork_ads.cli.database import name_of, refusals_told, say
 from prefork_ads.cli.progress import Progress
 from prefork_ads.config import Config
 from prefork_ads.db import partitions, variants
-from prefork_ads.db.embedded import EmbeddedPostgres
 from prefork_ads.db.migrate import migrate
-from prefork_ads.metrics import Counter, Gauge
-from prefork_ads.process import listener, log
+from prefork_ads.errors import DataDirError
+from prefork_ads.events.segments import prepare_directory
+from prefork_ads.metrics import CELLS, Gauge, layout
+from prefork_ads.options import OPTIONS
+from prefork_ads.process import activation, affinity, listener, log
 from prefork_ads.process.keeper import keeper_main
 from prefork_ads.process.log import logger
 from prefork_ads.process.master import Master
+from prefork_ads.process.postgres import PostgresOwner
 from prefork_ads.process.scoreboard import Scoreboard
 from prefork_ads.process.services import Service
+from prefork_ads.process.upgrade import Predecessor
 from prefork_ads.process.worker import worker_main
 
 # A client on this machine reaches a server on every address by the loopback one.
@@ -37,30 +43,58 @@ _WILDCARDS = {"//0.0.0.0:": "//127.0.0.1:", "//[::]:": "//[::1]:"}
 
 def serve(config: Config, load_config: Callable[[], Config], demo_variants: int) -> int:
     """Serve until told to stop; the exit status."""
+    log.open_log(config.log_format, config.log_file)
     log.configure("master")
     database = name_of(config)
     logger.info("prefork-ads %s: %d workers, database %s", __version__, config.workers, database)
-    _try_address(config)
+    affinity.check(config.cpu_affinity)
+    predecessor = Predecessor.from_environment(os.environ, os.getpid())
+    sockets = activation.take_sockets(os.environ, os.getpid())
+    _look_at_address(config, predecessor, sockets)
     _allow_many_files()
     with ExitStack() as stack:
         services: list[Service] = []
         own_dsn: str | None = None
         if config.dsn is None:
-            server = stack.enter_context(EmbeddedPostgres(config.data_dir, report=_report))
-            services.append(Service("postgres", lambda: server.pid, server.start))
-            own_dsn = server.dsn
+            owner = _postgres(config, predecessor)
+            stack.callback(owner.stop)
+            services.append(Service("postgres", lambda: owner.pid, owner.start, owner))
+            own_dsn = owner.dsn
+        elif predecessor is not None and "postgres" in predecessor.services:
+            # The old master has one and this one needs none: it ends with the old one.
+            PostgresOwner.inherited(predecessor.services["postgres"]).let_go()
+        _prepare_journal(config)
         serving = _with_dsn(config, own_dsn)
         with refusals_told():
             example_id = _prepare(serving, demo_variants)
+        slots = max(config.workers, len(predecessor.by_slot) if predecessor else 0)
+        scoreboard = Scoreboard(counters=CELLS, gauges=len(Gauge), workers=slots)
+        scoreboard.describe(
+            {
+                "version": __version__,
+                "database": database,
+                "data_dir": str(config.data_dir),
+                "master_pid": os.getpid(),
+                **layout(),
+            }
+        )
+
+        def on_ready(url: str) -> None:
+            # After an upgrade nobody has to be told how to try it.
+            if predecessor is None:
+                _show("\n".join(what_to_try(url, example_id)))
+
         master = Master(
             serving,
             worker_main=worker_main,
             keeper_main=keeper_main,
             load_config=lambda: _with_dsn(load_config(), own_dsn),
-            scoreboard=Scoreboard(counters=len(Counter), gauges=len(Gauge), workers=config.workers),
+            scoreboard=scoreboard,
             services=services,
             database=database,
-            on_ready=lambda url: _show("\n".join(what_to_try(url, example_id))),
+            on_ready=on_ready,
+            sockets=sockets,
+            predecessor=predecessor,
         )
         return master.run()
 
@@ -89,12 +123,43 @@ def _with_dsn(config: Config, own_dsn: str | None) -> Config:
     return config.replace(dsn=own_dsn) if config.dsn is None else config
 
 
+def _look_at_address(
+    config: Config, predecessor: Predecessor | None, sockets: Sequence[socket.socket]
+) -> None:
+    """Find out that we shall be able to listen, and say where if it is not as configured."""
+    if predecessor is not None:
+        for name in ("host", "port", "unix_socket"):
+            if predecessor.settings.get(name) != str(getattr(config, name)):
+                _changed(OPTIONS[name].flag)
+    elif sockets:
+        told = ", ".join(dict.fromkeys(map(listener.shown, sockets)))
+        logger.info("sockets of the service manager instead of --host and --port: %s", told)
+    else:
+        _try_address(config)
+
+
+def _changed(flag: str) -> None:
+    logger.warning("upgrade: %s has changed, which takes a restart; it stays as it was", flag)
+
+
+def _postgres(config: Config, predecessor: Predecessor | None) -> PostgresOwner:
+    """Whoever owns the embedded PostgreSQL: that of the old master, or a new one."""
+    if predecessor is not None and "postgres" in predecessor.services:
+        owner = PostgresOwner.inherited(predecessor.services["postgres"])
+        if owner.data_dir != config.data_dir.absolute():
+            _changed(OPTIONS["data_dir"].flag)
+        return owner
+    owner = PostgresOwner(config.data_dir)
+    owner.start()
+    return owner
+
+
 def _try_address(config: Config) -> None:
     """Take the address and let it go: a port in use is told before a database has been started."""
     if config.unix_socket is not None:
-        listener.open_unix(config.unix_socket, slots=1, backlog=1).close()
+        listener.open_unix(config.unix_socket, slots=1, backlog=0).close()
     else:
-        listener.open_tcp(config.host, config.port, slots=1, backlog=1).close()
+        listener.open_tcp(config.host, config.port, slots=1, backlog=0).close()
 
 
 def _allow_many_files() -> None:
@@ -105,6 +170,19 @@ def _allow_many_files() -> None:
     except (OSError, ValueError):
         # A hard limit above fs.nr_open cannot be set even to itself; what we have must do.
         pass
+
+
+def _prepare_journal(config: Config) -> None:
+    """Each worker will need it; told here, and once. Behind the embedded server, which makes its parent."""
+    if config.journal == "off":
+        return
+    try:
+        prepare_directory(config.journal_path)
+    except OSError as error:
+        raise DataDirError(
+            f"The journal cannot be kept in {config.journal_path}: {error.strerror}. Name a directory on"
+            " a local disk with --journal-dir, or do without by --journal off."
+        ) from error
 
 
 def _prepare(config: Config, demo_variants: int) -> str | None:

@@ -11,6 +11,8 @@ Facts that shaped it:
   have drained.
 - It takes connections when line 8 of postmaster.pid says "ready"; asking by connecting would
   leave a "the database system is starting up" in its log for each try.
+- The process that owns the server while ads are served is not the master, which may be replaced by
+  another one without PostgreSQL noticing; see `process.postgres`.
 - A server that another process started may be used (`join`) but not owned: it ends with its owner.
 
 Must not know: tables, workers, the serving path. The directory's contents are `data_dir`'s affair.
@@ -47,8 +49,9 @@ Report = Callable[[str], None]
 
 STOP_LIMIT_S: Final = 60.0  # the shutdown checkpoint writes every dirty buffer
 QUIT_LIMIT_S: Final = 10.0
-# Between kill -9 of an owner and its death; what a restart by hand can be ahead of the kernel.
-DYING_LIMIT_S: Final = 0.5
+# Between kill -9 of a master and PostgreSQL's "stopping": the owner has to notice it in between, and a
+# loaded machine lets it wait. Whoever starts a second server by mistake learns it after this time.
+DYING_LIMIT_S: Final = 3.0
 INITDB_NEEDS_BYTES: Final = 128 << 20
 CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 
@@ -99,6 +102,14 @@ class EmbeddedPostgres:
     def alive(self) -> bool:
         """Whether the postmaster runs; also right when somebody else has reaped it."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def ending(self) -> str:
+        """How the postmaster ended, once it is not alive any more."""
+        code = self._process.poll() if self._process is not None else None
+        if code is not None and code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return f"exited status={code}"
 
     def start(self) -> None:
         """Make the cluster if there is none, start its server, and return when it takes queries.

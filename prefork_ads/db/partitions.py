@@ -1,6 +1,6 @@
 """What one process per database does for request_log once a minute: make days, forget days, freeze days.
 
-Rows of the ledger that dead workers have left go too.
+Rows of the ledger that nobody has asked for in a year go too.
 
 Plain functions on a synchronous autocommit connection; who calls them, and when, is the keeper's
 affair. Being the one is a session advisory lock: the server gives it back when the holder's
@@ -25,6 +25,7 @@ from psycopg2 import sql
 
 from prefork_ads.db import session
 from prefork_ads.db.queries import query
+from prefork_ads.db.shipping import FORGOTTEN_AFTER
 
 Connection = psycopg2.extensions.connection
 LogTable = Literal["logged", "unlogged"]
@@ -84,7 +85,7 @@ def tick(
     not_dropped, dropped = _patiently("retention", lambda: forget(conn, today, retention_days))
     vacuumed = freeze(conn, (now - CLOSED_AFTER).date())
     with conn.cursor() as cursor:
-        cursor.execute(query("journal_segment_forget"))
+        cursor.execute(query("journal_segment_forget"), {"forgotten_after": FORGOTTEN_AFTER})
     return Report(created, converted, dropped, vacuumed, not_set + not_dropped)
 
 

@@ -25,9 +25,12 @@ class Probe(NamedTuple):
     """None: there is no such table."""
 
 
-def probe(dsn: str) -> Probe:
-    """Connect and ask; DatabaseUnavailable when there is nobody to ask."""
-    with session.connection(dsn, autocommit=True) as conn, conn.cursor() as cursor:
+def probe(dsn: str, *, writes: bool = True) -> Probe:
+    """Connect and ask; DatabaseUnavailable when there is nobody to ask.
+
+    Of several hosts it is the one that a session would be given that writes, or does not.
+    """
+    with session.connection(dsn, autocommit=True, writes=writes) as conn, conn.cursor() as cursor:
         cursor.execute(query("check_rights"))
         missing = tuple(right for (right,) in cursor.fetchall())
         cursor.execute(query("check_database"))

@@ -8,9 +8,17 @@ anybody. *Measured* on one connection: one key per query 3,400 lookups/s, 64 key
   takes the next batch when it is free.
 - The same key asked for twice in a batch is asked of PostgreSQL once.
 - Everything has a bound: the keys in line (past it `look_up` says no at once), the callers per worker,
-  the batch, and the time anybody waits: `timeout_s` in line and as long again for the query, which the
-  server ends then (a server that does not is given up a second later). Then the answer is UNAVAILABLE.
+  the batch, and the time anybody waits, in line and for the query together: after `timeout_s` the answer
+  is UNAVAILABLE, give or take the quarter of a second between two looks at the clock. The query itself
+  is ended by the server after as long; a server that does not is given up a second later.
+- A line that stands is cut: when the oldest key has waited `STANDS_AFTER_S` at two looks, the line is
+  bound to what is answered in that time, the oldest beyond it are given up, and `is_crowded` says that
+  whoever comes had better be sent away before any work is done for him. In line for `timeout_s`,
+  everybody who is answered would be answered too late (*measured*, at five times what PostgreSQL looks
+  up: 14 % of that was answered within a second).
 - A connection that dies under a batch puts the batch back in front of the line: reading twice is harmless.
+- When no reader has had a connection for `AWAY_AFTER_S`, PostgreSQL is away and `look_up` says no at once
+  until one has. A restart that is quicker than that costs its callers some waiting and no answer.
 
 Must not know: HTTP, what the rows mean.
 """
@@ -18,7 +26,7 @@ Must not know: HTTP, what the rows mean.
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from prefork_ads.db.connection import (
     AsyncConnection,
@@ -29,11 +37,24 @@ from prefork_ads.db.connection import (
     open_connection,
 )
 from prefork_ads.errors import DatabaseUnavailable
-from prefork_ads.metrics import Cells, Counter, Gauge
+from prefork_ads.metrics import LOOKUP_KEYS, LOOKUP_MICROSECONDS, Cells, Counter, Gauge
+
+# How long all readers may be without a connection before nobody is let into the line any more.
+AWAY_AFTER_S: Final = 1.0
+
+# How long a lookup may wait in a line that does not get shorter, and how short such a line is made at most.
+STANDS_AFTER_S: Final = 0.4
+SHORTEST_LINE: Final = 64
+
+# A connection that lasted longer has done nothing to deserve a pause before the next.
+STABLE_AFTER_S: Final = 2.0
+
+# A standby ends a query that stands in the way of what it has to replay (40001): ask again.
+_ASK_AGAIN: Final = "40"
 
 # The table was changed under the prepared statement ("cached plan must not change result type"), or
 # somebody between us and PostgreSQL has dropped it: a new connection prepares it anew.
-_PREPARE_AGAIN = ("0A000", "26000")
+_PREPARE_AGAIN: Final = ("0A000", "26000")
 
 Row = tuple[Any, ...]
 U = TypeVar("U")
@@ -57,19 +78,36 @@ class LookupLine(Generic[U]):
     ) -> None:
         self.unavailable = unavailable
         self._batch = batch
-        self._bound = bound
+        self._bound = self._bound_now = bound
         self._timeout_s = timeout_s
         self._gauges = gauges
         # In the order of arrival; a batch that is put back goes to the front.
         self._line: dict[str, _Waiting[U]] = {}
+        # What a query has been sent for; there is no more than one batch per reader.
+        self._under_way: dict[int, dict[str, _Waiting[U]]] = {}
         self._callers = 0
         self._idle: list[asyncio.Future[None]] = []
         # Advanced by `expire`; deadlines are in seconds, a fraction of one does not matter.
         self._now = time.monotonic()
+        self._readers = 0
+        self._no_reader_since = self._now
+        self._answered = 0
+        self._stood = False
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the line is shorter than it may be, because it is not worked off in time."""
+        return 0 < self._bound_now < self._bound
+
+    def is_full(self) -> bool:
+        return self._callers >= self._bound_now
 
     def look_up(self, key: str, deliver: Callable[[Row | None | U], None]) -> bool:
-        """Get in line. False: the line is full. Otherwise `deliver` is called exactly once."""
-        if self._callers >= self._bound:
+        """Get in line. Otherwise, when it is full or PostgreSQL is away, False.
+
+        `deliver` is called exactly once, later, for who is in line.
+        """
+        if self._callers >= self._bound_now:
             return False
         self._callers += 1
         waiting = self._line.get(key)
@@ -99,10 +137,13 @@ class LookupLine(Generic[U]):
         else:
             keys = [key for key, _ in zip(self._line, range(self._batch), strict=False)]
             batch = {key: self._line.pop(key) for key in keys}
+        self._under_way[id(batch)] = batch
         return batch
 
     def put_back(self, batch: "dict[str, _Waiting[U]]") -> None:
         """A batch that got no answer, to the front; who also asked in the meantime joins it."""
+        del self._under_way[id(batch)]
+        batch = {key: waiting for key, waiting in batch.items() if waiting.delivers}
         for key, waiting in self._line.items():
             if key in batch:
                 batch[key].delivers += waiting.delivers
@@ -114,22 +155,36 @@ class LookupLine(Generic[U]):
 
     def deliver(self, batch: "dict[str, _Waiting[U]]", rows: dict[str, Row]) -> None:
         """Hand each caller its row, or None where there is none."""
+        del self._under_way[id(batch)]
         for key, waiting in batch.items():
             row = rows.get(key)
             self._callers -= len(waiting.delivers)
+            self._answered += len(waiting.delivers)
             for deliver in waiting.delivers:
                 deliver(row)
 
     def fail(self, batch: "dict[str, _Waiting[U]]") -> None:
+        """Tell the callers of a batch that there is no answer."""
+        del self._under_way[id(batch)]
         for waiting in batch.values():
-            self._callers -= len(waiting.delivers)
-            for deliver in waiting.delivers:
-                deliver(self.unavailable)
+            self._give_up(waiting)
+
+    def reader_connected(self) -> None:
+        self._readers += 1
+        self._bound_now = self._bound
+
+    def reader_lost(self) -> None:
+        self._readers -= 1
+        if self._readers == 0:
+            self._no_reader_since = time.monotonic()
 
     def expire(self, now: float) -> None:
         """Answer those who have waited too long; called a few times a second."""
+        self._cut_if_it_stands(now - self._now, now)
         self._now = now
         self._gauges[Gauge.LOOKUPS_WAITING] = self._callers
+        if self._readers == 0 and now - self._no_reader_since >= AWAY_AFTER_S:
+            self._bound_now = 0
         oldest = now - self._timeout_s
         # Nearly in order of arrival: who is put back is older than who came later.
         late = []
@@ -137,11 +192,36 @@ class LookupLine(Generic[U]):
             if waiting.since > oldest:
                 break
             late.append(key)
-        if late:
-            self.fail({key: self._line.pop(key) for key in late})
+        for key in late:
+            self._give_up(self._line.pop(key))
+        for batch in list(self._under_way.values()):
+            for waiting in batch.values():
+                if waiting.since <= oldest:
+                    self._give_up(waiting)
         # Readers with nothing to do see whether their connections still stand.
         while self._idle:
             self._wake_one()
+
+    def _cut_if_it_stands(self, apart_s: float, now: float) -> None:
+        """A pause of PostgreSQL fills the line, too; a line is only judged while answers come."""
+        answered, self._answered = self._answered, 0
+        oldest = next(iter(self._line.values()), None)
+        stands = oldest is not None and now - oldest.since > STANDS_AFTER_S
+        stood, self._stood = self._stood, stands
+        if stands and stood and answered and 0 < apart_s < 1:
+            in_time = max(2 * self._batch, SHORTEST_LINE, int(answered / apart_s * STANDS_AFTER_S))
+            self._bound_now = min(self._bound, in_time)
+            while self._callers > self._bound_now and self._line:
+                self._give_up(self._line.pop(next(iter(self._line))))
+        elif self.is_crowded and not stands:
+            self._bound_now = min(2 * self._bound_now, self._bound)
+
+    def _give_up(self, waiting: "_Waiting[U]") -> None:
+        """Whatever comes of the query later, it comes for nobody."""
+        delivers, waiting.delivers = waiting.delivers, []
+        self._callers -= len(delivers)
+        for deliver in delivers:
+            deliver(self.unavailable)
 
     def _wake_one(self) -> None:
         """Wake one idle reader. One that was cancelled is in the list until its task has run."""
@@ -183,28 +263,45 @@ class Reader(Generic[U]):
     async def run(self) -> None:
         """Serve until cancelled."""
         backoff = Backoff()
+        lost_at = time.monotonic()
+        told = False
         while True:
             try:
                 connection = await open_connection(
-                    self._dsn, role="prefork-ads reader", set_up=self._set_up
+                    self._dsn, role="prefork-ads reader", writes=False, set_up=self._set_up
                 )
             except DatabaseUnavailable as error:
                 self._report(f"reader: no connection: {error}")
+                told = True
                 await asyncio.sleep(backoff.next_s())
                 continue
-            backoff.reset()
-            self._gauges[Gauge.READERS_CONNECTED] += 1
-            self.connected.set()
+            connected_at = time.monotonic()
+            if told:
+                self._report(f"reader: connected again after {connected_at - lost_at:.1f} s")
+            self._came()
             try:
                 await self._serve(connection)
             except ConnectionLost as error:
                 self._report(f"reader: connection lost: {error}")
+                told = True
             finally:
-                self.connected.clear()
-                self._gauges[Gauge.READERS_CONNECTED] -= 1
                 connection.close()
+                self._went()
+            lost_at = time.monotonic()
             # Whatever ends each connection at once must not have us connect without pause.
+            if lost_at - connected_at > STABLE_AFTER_S:
+                backoff.reset()
             await asyncio.sleep(backoff.next_s())
+
+    def _came(self) -> None:
+        self.connected.set()
+        self._gauges[Gauge.READERS_CONNECTED] += 1
+        self._line.reader_connected()
+
+    def _went(self) -> None:
+        self.connected.clear()
+        self._gauges[Gauge.READERS_CONNECTED] -= 1
+        self._line.reader_lost()
 
     async def _serve(self, connection: AsyncConnection) -> None:
         line, counters = self._line, self._counters
@@ -224,17 +321,21 @@ class Reader(Generic[U]):
                 raise
             except (StatementTimeout, StatementFailed) as error:
                 counters[Counter.LOOKUP_FAILURES] += 1
-                if isinstance(error, StatementFailed) and error.sqlstate in _PREPARE_AGAIN:
+                reason = str(error).partition("\n")[0]
+                sqlstate = error.sqlstate if isinstance(error, StatementFailed) else ""
+                if sqlstate in _PREPARE_AGAIN:
                     line.put_back(batch)
-                    raise ConnectionLost(f"its prepared statement is stale: {error}") from None
-                self._report(f"reader: lookup failed: {error}")
-                line.fail(batch)
+                    raise ConnectionLost(f"its prepared statement is stale: {reason}") from None
+                self._report(f"reader: lookup failed: {reason}")
+                if sqlstate.startswith(_ASK_AGAIN):
+                    line.put_back(batch)
+                else:
+                    line.fail(batch)
                 continue
             except BaseException:
                 # Whatever ends this reader, nobody waits for it for ever.
                 line.fail(batch)
                 raise
-            counters[Counter.LOOKUP_BATCHES] += 1
-            counters[Counter.LOOKUP_KEYS] += len(batch)
-            counters[Counter.LOOKUP_MICROSECONDS] += int((time.perf_counter() - started) * 1e6)
+            LOOKUP_MICROSECONDS.observe(counters, int((time.perf_counter() - started) * 1e6))
+            LOOKUP_KEYS.observe(counters, len(batch))
             line.deliver(batch, rows)

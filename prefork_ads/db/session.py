@@ -7,7 +7,10 @@ how its failure is told to an operator, and the numbers of our advisory locks.
 Facts that shaped it:
 - A server that is just starting refuses with the same error class as one that is not there, so a
   start that races PostgreSQL's own must retry for a while before it gives up.
-- libpq waits for ever on a host that drops packets unless connect_timeout is set.
+- libpq waits for ever on a host that drops packets unless connect_timeout is set; and not even that
+  counts with a wait callback, so of several hosts each gets an attempt of its own (see `hosts`).
+- Without keepalives a statement waits for hours on a peer that vanished, and without tcp_user_timeout
+  for a quarter of an hour when it had something to send.
 - libpq's messages name host, port and user and never the password, so they may be shown.
 
 Must not know: processes, signals, or any table.
@@ -16,13 +19,14 @@ Must not know: processes, signals, or any table.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
-from prefork_ads.errors import ConfigError, DatabaseUnavailable, SchemaError
+from prefork_ads.db import hosts
+from prefork_ads.errors import DatabaseUnavailable, SchemaError
 
 # All our advisory locks share the first key ("PFAD" in ASCII), so that they cannot meet another
 # program's in the same database. The second key says what is locked.
@@ -35,15 +39,25 @@ RETRY_PAUSE_S: Final = 0.2
 
 
 def connect(
-    dsn: str, *, wait_s: float = 0.0, report: Callable[[str], None] | None = None
+    dsn: str,
+    *,
+    writes: bool = True,
+    insists: bool = False,
+    wait_s: float = 0.0,
+    report: Callable[[str], None] | None = None,
 ) -> psycopg2.extensions.connection:
-    """Open a connection; while the server is not there yet, try again for `wait_s` seconds."""
-    full_dsn = _with_defaults(dsn)
+    """Open a connection; while the server is not there yet, try again for `wait_s` seconds.
+
+    Of several hosts the first that takes writes is meant, unless nothing is going to be written. A
+    single host is taken for what it is, since whoever asks for something of it can say best what is
+    wrong; unless the caller `insists`.
+    """
+    attempts = _attempts(dsn, writes=writes, insists=insists)
     give_up_at = time.monotonic() + wait_s
     told = False
     while True:
         try:
-            return psycopg2.connect(full_dsn)
+            return _first_that_answers(attempts)
         except psycopg2.OperationalError as error:
             if time.monotonic() >= give_up_at or not _may_come(error):
                 raise unavailable(dsn, error) from error
@@ -58,6 +72,7 @@ def connection(
     dsn: str,
     *,
     autocommit: bool = False,
+    writes: bool = True,
     wait_s: float = 0.0,
     report: Callable[[str], None] | None = None,
 ) -> Iterator[psycopg2.extensions.connection]:
@@ -66,7 +81,7 @@ def connection(
     What the server cannot or will not do inside leaves as DatabaseUnavailable or SchemaError,
     unless the block knows better.
     """
-    conn = connect(dsn, wait_s=wait_s, report=report)
+    conn = connect(dsn, writes=writes, wait_s=wait_s, report=report)
     try:
         conn.autocommit = autocommit
         yield conn
@@ -92,7 +107,7 @@ def connection(
 
 def describe(dsn: str) -> str:
     """Which database a DSN means, without its password: `user@host:port/name`."""
-    parts = _parse(dsn)
+    parts = hosts.parse(dsn)
     host = parts.get("host") or parts.get("hostaddr") or "local socket"
     port = f":{parts['port']}" if "port" in parts else ""
     user = f"{parts['user']}@" if "user" in parts else ""
@@ -112,25 +127,40 @@ def unavailable(dsn: str, error: BaseException) -> DatabaseUnavailable:
     )
 
 
-def _with_defaults(dsn: str) -> str:
-    parts: dict[str, Any] = {
-        "connect_timeout": CONNECT_TIMEOUT_S,
-        "application_name": "prefork-ads",
-        "client_encoding": "UTF8",
-    }
-    parts.update(_parse(dsn))
-    full: str = psycopg2.extensions.make_dsn(**parts)
-    return full
+def _attempts(dsn: str, *, writes: bool, insists: bool) -> list[str]:
+    """A DSN for each host."""
+    wanted, found = hosts.servers(dsn, writes=writes)
+    if len(found) == 1 and not insists:
+        wanted = hosts.Wanted.ANY
+    return [
+        psycopg2.extensions.make_dsn(
+            **{
+                "connect_timeout": str(CONNECT_TIMEOUT_S),
+                "tcp_user_timeout": "20000",
+                "keepalives_idle": "10",
+                "keepalives_interval": "5",
+                "keepalives_count": "3",
+                "application_name": "prefork-ads",
+                "client_encoding": "UTF8",
+                **parameters,
+                "target_session_attrs": wanted.value,
+            }
+        )
+        for parameters in found
+    ]
 
 
-def _parse(dsn: str) -> dict[str, Any]:
-    try:
-        return psycopg2.extensions.parse_dsn(dsn)
-    except psycopg2.ProgrammingError as error:
-        raise ConfigError(
-            f"The DSN cannot be understood: {first_line(error)}. Write it as "
-            "postgresql://user@host:5432/name or as host=… dbname=… user=…."
-        ) from error
+def _first_that_answers(attempts: list[str]) -> psycopg2.extensions.connection:
+    """Raises the OperationalError of the only attempt, or one that has the reasons of all."""
+    reasons: list[str] = []
+    for attempt in attempts:
+        try:
+            return psycopg2.connect(attempt)
+        except psycopg2.OperationalError as error:
+            if len(attempts) == 1:
+                raise
+            reasons.append(first_line(error))
+    raise psycopg2.OperationalError("; ".join(reasons))
 
 
 def _may_come(error: psycopg2.OperationalError) -> bool:

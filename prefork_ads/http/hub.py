@@ -1,8 +1,19 @@
 """What all connections of a worker share, and what is done to all of them at once.
 
+**The sweep** looks at each connection four times a second, for the time it takes and the bytes it
+holds. *Measured*: 0.65 µs each, so 20,000 at once would stop the loop for 13 ms, more than most requests
+take altogether. So it goes in slices of SWEEP_SLICE, and between two of them the loop serves who is
+waiting.
+
+**Bytes held** are those of incomplete messages, of requests read and not parsed yet, and of answers that
+nobody reads. A connection reports what comes on top (never on the way of a request that arrives in one
+piece); each sweep counts anew, which takes back what has been used up. Between two sweeps the sum can
+only be too high.
+
 Must not know: how a connection reads or writes.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -11,13 +22,14 @@ from prefork_ads.http.message import Answers, Handler
 from prefork_ads.http.outbox import Outbox
 
 FEED_SLICE_BYTES = 16 * 1024
+SWEEP_SLICE = 512
 
 
 class Open(Protocol):
     """An open connection, as the hub needs it."""
 
-    def check_time(self, now: float) -> None:
-        """End what has taken too long."""
+    def check(self, now: float) -> int:
+        """End what has taken too long; the bytes that this connection holds."""
 
     def close_if_idle(self) -> None:
         """Close between two requests, and only there."""
@@ -25,15 +37,24 @@ class Open(Protocol):
     def abort(self) -> None:
         """Close at once."""
 
+    def refuse_unsent(self) -> None:
+        """Promise nothing that is not promised yet."""
+
 
 class Hub:
     """One per process."""
 
     __slots__ = (
+        "_call_soon",
+        "_counted",
+        "_held_before",
+        "_unswept",
         "answers",
         "connections",
         "draining",
         "handler",
+        "held",
+        "is_gone",
         "limits",
         "max_message",
         "now",
@@ -41,6 +62,7 @@ class Hub:
         "outbox",
         "report",
         "slice_bytes",
+        "vital",
     )
 
     def __init__(
@@ -51,13 +73,19 @@ class Hub:
         limits: Limits,
         report: Callable[[str, Exception], None],
         on_refused: Callable[[int], None],
+        call_soon: Callable[[Callable[[], None]], object],
+        vital: frozenset[bytes] = frozenset(),
     ) -> None:
+        """`vital` are the paths that are answered even if there is room for nothing else."""
         self.handler = handler
         self.answers = answers
         self.outbox = outbox
+        outbox.on_failure = self.refuse_unsent
         self.limits = limits
         self.report = report
         self.on_refused = on_refused
+        self.vital = vital
+        self._call_soon = call_soon
         self.slice_bytes = min(FEED_SLICE_BYTES, limits.max_head)
         # A body in chunks of one byte each, with its size and two line ends around each, and a trailer
         # as large as a head: more than that has to hide in what the chunks say besides.
@@ -67,12 +95,30 @@ class Hub:
         # Seconds on a coarse clock that `sweep` advances: good enough for time limits of seconds, and
         # free on the hot path.
         self.now = 0.0
+        # Asked about each new connection, if somebody wants to know: whether its client has left already.
+        self.is_gone: Callable[[asyncio.BaseTransport], bool] | None = None
+        self.held = 0
+        self._held_before = 0
+        self._counted = 0
+        self._unswept: list[Open] = []
 
     def sweep(self, now: float) -> None:
         """End what has taken too long; called about four times a second."""
         self.now = now
-        for connection in list(self.connections):
-            connection.check_time(now)
+        if not self._unswept:
+            self._unswept = list(self.connections)
+            self._held_before, self._counted = self.held, 0
+            self._sweep_slice()
+
+    def _sweep_slice(self) -> None:
+        unswept, now = self._unswept, self.now
+        self._counted += sum([connection.check(now) for connection in unswept[-SWEEP_SLICE:]])
+        del unswept[-SWEEP_SLICE:]
+        if unswept:
+            self._call_soon(self._sweep_slice)
+        else:
+            # What was reported in the meantime may have been counted, too.
+            self.held = max(0, self._counted + self.held - self._held_before)
 
     def drain(self) -> None:
         """From now on the next answer on a connection is its last, and says so."""
@@ -82,6 +128,11 @@ class Hub:
         """The end of the draining window: nobody is in the middle of a request, so nobody is hurt."""
         for connection in list(self.connections):
             connection.close_if_idle()
+
+    def refuse_unsent(self) -> None:
+        """Events could not be made safe: one 503 to everybody who waits for an answer."""
+        for connection in list(self.connections):
+            connection.refuse_unsent()
 
     def abort_all(self) -> None:
         for connection in list(self.connections):

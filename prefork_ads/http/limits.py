@@ -19,6 +19,10 @@ class Limits:
     max_head: int = 64 * 1024
     max_body: int = 64 * 1024
     max_connections: int = 20_000
+    # What all connections together may have sent of messages that are not complete, or not have read of
+    # their answers. One connection alone is bounded by the limits above, which is not enough for ten
+    # thousand of them: 64 KiB of header each are 640 MB.
+    max_held: int = 256 << 20
     # Answers that one connection may have outstanding before we stop reading from it.
     max_pipelined: int = 64
     head_timeout_s: float = 10.0
@@ -28,3 +32,8 @@ class Limits:
     # After an error answer the rest of what the client sends is read and thrown away for this long:
     # closing at once would reset the connection, and the reset can overtake the answer (RFC 9112, 9.6).
     linger_s: float = 2.0
+
+    @property
+    def max_surplus(self) -> int:
+        """Connections past `max_connections` that are read from, so that a full worker can say so."""
+        return max(16, self.max_connections // 50)

@@ -127,7 +127,7 @@ class Answers:
     time "as best it can", and a second is its resolution.
     """
 
-    __slots__ = ("_clock", "date", "no_content", "ok_json")
+    __slots__ = ("_clock", "busy", "date", "no_content", "ok_json")
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -140,6 +140,7 @@ class Answers:
             b"HTTP/1.1 200 OK\r\nDate: " + self.date + b"\r\nContent-Type: application/json\r\n"
             b"Content-Length: "
         )
+        self.busy = self.unavailable("The server is overloaded. Come again later.")
 
     def json(self, body: bytes) -> bytes:
         """200 with a JSON body; the hot path of `/ad`."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from prefork_ads.config import Config
-from prefork_ads.process.scoreboard import Scoreboard, Seat, State
+from prefork_ads.process.scoreboard import Scoreboard, Seat, State, Wish
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,15 +42,29 @@ class ChildContext:
         """The child has stopped accepting for good, so the master starts its successor at once."""
         self._announce(State.DRAINING)
 
+    def ask_for_successor(self, wish: Wish) -> None:
+        """The child has served enough. It goes on until the master asks it to drain."""
+        if self.seat.wish is Wish.NONE:
+            self.seat.wish = wish
+            self._wake_master()
+
     @property
     def orphaned(self) -> bool:
-        """The master is dead: nobody else keeps the listeners, so the child has to drain them."""
+        """The master is dead."""
         return os.getppid() != self.parent_pid
+
+    @property
+    def alone_with_listeners(self) -> bool:
+        """The master is dead and nobody goes on with its listeners: what is queued is lost after us."""
+        return self.orphaned and not self.scoreboard.listeners_shared
 
     def _announce(self, state: State) -> None:
         if self.seat.state is state:
             return
         self.seat.state = state
+        self._wake_master()
+
+    def _wake_master(self) -> None:
         try:
             os.write(self.wake_fd, b"\0")
         except (BlockingIOError, BrokenPipeError):

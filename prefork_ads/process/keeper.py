@@ -1,4 +1,4 @@
-"""The keeper: one child that looks after the database's days while the workers serve.
+"""The keeper: one child that looks after the database's days, and after what dead workers have left.
 
 Once a minute and when the UTC day changes it runs `db.partitions.tick`, provided that it leads: of
 all keepers on one database, those of other machines included, the holder of an advisory lock does
@@ -10,17 +10,25 @@ cooperative threads: ours waits for the connection and for signals at once, and 
 blocking calls stay interruptible without a thread or an event loop. With the hook, libpq no longer
 minds connect_timeout, so the hook does.
 
+Every few seconds, and at once when a worker has ended, it ships what is left in the journal's
+directory; each host's keeper does, leader or not. When it is told to stop, after the last worker, it
+does so once more within a few seconds: a stop leaves an empty directory if PostgreSQL is there.
+
 The database may be away for as long as it likes: nothing here is urgent, a week of days is made
 ahead.
 
 Must not know: SQL, workers, what a partition is.
 """
 
+import contextlib
 import datetime
+import math
+import os
 import select
 import signal
 import socket
 import time
+from collections.abc import Collection
 from typing import NoReturn
 
 import psycopg2
@@ -29,14 +37,23 @@ import psycopg2.extensions
 from prefork_ads.db import partitions, session
 from prefork_ads.db.data_dir import trim_log
 from prefork_ads.errors import PreforkAdsError
-from prefork_ads.process.children import Backoff
+from prefork_ads.metrics import Counter
+from prefork_ads.process import log
 from prefork_ads.process.context import ChildContext
 from prefork_ads.process.log import logger
+from prefork_ads.process.orphans import Orphans
+from prefork_ads.process.scoreboard import Scoreboard
+from prefork_ads.process.slots import Backoff
 
 TICK_EVERY_S = 60.0
 # How soon a keeper notices that the leader has gone, its own predecessor after a reload above all.
 FOLLOW_EVERY_S = 5.0
 CONNECT_LIMIT_S = 10.0
+# How often the journal's directory is looked at when no worker has ended, for files of other servers
+# and of what was missed.
+LOOK_EVERY_S = 5.0
+# What a stop allows for the last look.
+LAST_LOOK_S = 5.0
 
 _SECONDS_PER_DAY = 86_400
 
@@ -47,7 +64,7 @@ def keeper_main(context: ChildContext) -> int:
 
 
 class _Stopped(Exception):
-    """SIGTERM came while we waited."""
+    """SIGTERM came while we waited, or the time for the last look is over."""
 
 
 class Keeper:
@@ -60,7 +77,14 @@ class Keeper:
         self._connection: partitions.Connection | None = None
         self._leads = False
         self._backoff = Backoff()
-        self._trouble = ""
+        self._tick_at_s = 0.0
+        self._orphans = Orphans(context.config, context.seat)
+        self._look_at_s = 0.0
+        self._look_backoff = Backoff()
+        self._workers = _Workers()
+        self._end_s = math.inf
+        # What was said last of each kind of trouble.
+        self._troubles: dict[str, str] = {}
 
     def run(self) -> int:
         """Keep until SIGTERM."""
@@ -70,8 +94,13 @@ class Keeper:
         self._context.announce_ready()
         try:
             while True:
-                self._pause(self._round())
+                if time.monotonic() >= self._tick_at_s:
+                    self._tick_at_s = self._round() + time.monotonic()
+                if time.monotonic() >= self._look_at_s:
+                    self._look_at_s = self._look() + time.monotonic()
+                self._pause()
         except _Stopped:
+            self._look_once_more()
             return 0
         finally:
             psycopg2.extensions.set_wait_callback(None)
@@ -84,28 +113,58 @@ class Keeper:
             self._tick()
         except (psycopg2.Error, PreforkAdsError) as error:
             self._disconnect()
-            self._say_once(session.first_line(error))
+            self._say_once("days", session.first_line(error))
             now_s = time.monotonic()
             self._backoff.failed(now_s)
             return self._backoff.not_before_s - now_s
-        self._trouble = ""
+        self._troubles.pop("days", None)
         self._backoff.cleared()
         if not self._leads:
             return FOLLOW_EVERY_S
         return min(TICK_EVERY_S, _until_next_day_s())
+
+    def _look(self) -> float:
+        """Ship what dead workers have left; how long to pause then, in seconds."""
+        try:
+            done = self._orphans.ship(self._beat, self._tick_at_s)
+        except (psycopg2.Error, PreforkAdsError, OSError) as error:
+            self._say_once("journal", f"journal: {session.first_line(error)}")
+            now_s = time.monotonic()
+            self._look_backoff.failed(now_s)
+            return self._look_backoff.not_before_s - now_s
+        self._troubles.pop("journal", None)
+        self._look_backoff.cleared()
+        return LOOK_EVERY_S if done else 0.0
+
+    def _look_once_more(self) -> None:
+        """The workers are gone: what they could not ship, the one after the other."""
+        self._terminated = False
+        with contextlib.suppress(BlockingIOError):
+            # Else every wait would end at once.
+            self._signals.recv(64)
+        self._end_s = time.monotonic() + min(LAST_LOOK_S, self._context.config.drain_timeout_s / 2)
+        with contextlib.suppress(_Stopped):
+            self._look()
+        with contextlib.suppress(OSError):
+            if left_bytes := self._orphans.waiting_bytes():
+                logger.warning(
+                    "%d bytes of events are left in %s for the next start",
+                    left_bytes,
+                    self._context.config.journal_path,
+                )
 
     def _trim_log(self) -> None:
         """The embedded server's log, when there is one: each host looks after its own."""
         try:
             trim_log(self._context.config.data_dir)
         except OSError as error:
-            self._say_once(f"the log of PostgreSQL cannot be trimmed: {error}")
+            self._say_once("log", f"the log of PostgreSQL cannot be trimmed: {error}")
 
     def _tick(self) -> None:
         config = self._context.config
         if self._connection is None or self._connection.closed:
             self._leads = False
-            self._connection = session.connect(config.dsn or "")
+            self._connection = session.connect(config.dsn or "", insists=True)
             self._connection.autocommit = True
         if not self._leads:
             self._leads = partitions.take_leadership(self._connection)
@@ -125,11 +184,11 @@ class Keeper:
             self._connection.close()
         self._connection = None
 
-    def _say_once(self, trouble: str) -> None:
+    def _say_once(self, kind: str, trouble: str) -> None:
         """A database that is away fails every few seconds in the same words."""
-        if trouble != self._trouble:
+        if trouble != self._troubles.get(kind):
             logger.warning("%s", trouble)
-        self._trouble = trouble
+        self._troubles[kind] = trouble
 
     # Waiting.
 
@@ -142,10 +201,18 @@ class Keeper:
     def _on_term(self, number: int, frame: object) -> None:
         self._terminated = True
 
-    def _pause(self, seconds: float) -> None:
-        until_s = time.monotonic() + seconds
-        while (left_s := until_s - time.monotonic()) > 0:
+    def _pause(self) -> None:
+        """Until something is due."""
+        while True:
+            if self._workers.ended(self._context.scoreboard):
+                self._look_at_s = max(time.monotonic(), self._look_backoff.not_before_s)
+            left_s = min(self._tick_at_s, self._look_at_s) - time.monotonic()
+            if left_s <= 0:
+                return
             self._wait(left_s)
+
+    def _beat(self) -> None:
+        self._wait(0.0)
 
     def _wait_for_database(self, connection: partitions.Connection) -> None:
         """psycopg2 calls this whenever it would block."""
@@ -174,13 +241,48 @@ class Keeper:
         beat_every_s = self._context.config.worker_timeout_s / 4
         poll = select.poll()
         poll.register(self._signals, select.POLLIN)
-        if connection is not None:
+        if connection is None:
+            for descriptor in self._workers.descriptors:
+                poll.register(descriptor, select.POLLIN)
+        else:
             poll.register(connection.fileno(), select.POLLOUT if write else select.POLLIN)
         self._context.beat()
         poll.poll(max(0.0, min(seconds, beat_every_s)) * 1000)
         self._context.beat()
-        if self._terminated:
+        self._context.seat.counters[Counter.LOG_LINES_DROPPED] += log.push()
+        if self._terminated or time.monotonic() > self._end_s:
             raise _Stopped
+
+
+class _Workers:
+    """Whether a worker has ended: the kernel tells whoever holds a descriptor of a process."""
+
+    def __init__(self) -> None:
+        self._by_pid: dict[int, int] = {}
+
+    @property
+    def descriptors(self) -> Collection[int]:
+        """Readable when their processes have ended."""
+        return self._by_pid.values()
+
+    def ended(self, board: Scoreboard) -> bool:
+        """Whether one has since the last time; those that are new are watched from now on."""
+        over = [pid for pid, descriptor in self._by_pid.items() if _is_readable(descriptor)]
+        for pid in over:
+            os.close(self._by_pid.pop(pid))
+        for seat in board.occupied():
+            if seat.slot >= 0 and seat.pid and seat.pid not in self._by_pid:
+                # One that has ended meanwhile, or a kernel that does not know how: the next look
+                # will come in any case.
+                with contextlib.suppress(OSError):
+                    self._by_pid[seat.pid] = os.pidfd_open(seat.pid)
+        return bool(over)
+
+
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _connect_timed_out() -> NoReturn:

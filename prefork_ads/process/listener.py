@@ -9,9 +9,18 @@ of 800 clients, one whose listener the master kept reset none, the replacement a
 **Taking the port.** SO_REUSEPORT lets every process of the same user join the port unasked and take
 a share of the connections, also a second server started by mistake. So the first listener binds and
 listens *without* it, which the kernel refuses as soon as anybody listens there, and turns it on
-afterwards for the others to join. There is no moment between a check and the act: of two servers
-started together one wins. SO_REUSEADDR is set on all, else connections of the previous server in
+afterwards for the others to join, if there are others. There is no moment between a check and the act:
+of two servers started together one wins. From then on the kernel lets in whoever belongs to the same
+user and asks for it; `steering` sees to it that such a stranger gets nothing, and `add` refuses to grow
+beside one, which would put our next listener behind it in the kernel's row. A port with one listener
+lets nobody in. SO_REUSEADDR is set on all, else connections of the previous server in
 TIME_WAIT would keep the next one out for a minute.
+
+**More and fewer.** Listeners join the port and leave it while connections come in, at the end of the
+row only. Before one is closed new connections are steered to the others, somebody accepts what is
+queued, and time passes for handshakes under way. *Measured* on Linux 6.18 over loopback, 12 clients with
+a connection per request, 200 closes of the third of three listeners: just closed 20 of 48,000 requests
+were reset, accepting until the very close 2 of 44,000, after steering and 50 ms of accepting 0 of 64,000.
 
 **Giving it back.** Closing a listener resets what waits in its queue, and under load something always
 waits. So before the close each listener is bound to a network interface that does not exist. A SYN no
@@ -34,6 +43,8 @@ Must not know: fork, HTTP, who accepts.
 
 import contextlib
 import errno
+import os
+import select
 import socket
 import stat
 from collections.abc import Iterable, Sequence
@@ -41,7 +52,7 @@ from pathlib import Path
 
 from prefork_ads.config import Config
 from prefork_ads.errors import ConfigError, PortInUse
-from prefork_ads.process import port_owner
+from prefork_ads.process import port_owner, steering
 
 # How long to go on accepting after `refuse_new`, at least. 50 ms emptied the queues of every stop
 # over loopback; a handshake under way needs one round trip of the client, so across a continent more.
@@ -62,13 +73,25 @@ _NO_SUCH_INTERFACE = 0x7FFFFFFF
 class Listeners:
     """All listening sockets of the server, by slot."""
 
-    def __init__(self, by_slot: Sequence[Sequence[socket.socket]], address: str) -> None:
+    def __init__(
+        self,
+        by_slot: Sequence[Sequence[socket.socket]],
+        address: str,
+        *,
+        backlog: int,
+        foreign: bool = False,
+    ) -> None:
         self._by_slot = [list(sockets) for sockets in by_slot]
+        # The service manager's: it goes on with them after us, so we leave them as they are.
+        self.foreign = foreign
+        self._backlog = backlog
+        # What `steer` was last told, for a row that begins later.
+        self._choice: frozenset[int] = frozenset()
         # As people write it: `127.0.0.1:8080`, `[::1]:8080`, `unix:/run/prefork-ads/http.sock`.
         self.address = address
         # Whether a Unix socket's name is still ours to remove: after `refuse_new` it may be the next
         # server's.
-        self._named = True
+        self.named = not foreign
 
     def __len__(self) -> int:
         return len(self._by_slot)
@@ -80,11 +103,89 @@ class Listeners:
     def url(self) -> str:
         return self.address if self.address.startswith("unix:") else f"http://{self.address}"
 
+    @property
+    def shared(self) -> bool:
+        """A queue is not one slot's alone: whoever accepts gets what there is, nothing is to be steered."""
+        return self.foreign or self._by_slot[0][0].family == socket.AF_UNIX
+
+    def steer(self, slots: frozenset[int]) -> None:
+        """New connections go to these slots only; OSError if this kernel does not do that."""
+        self._choice = slots
+        if self.shared or len(self) == 1:
+            return
+        program = steering.choice_among(slots)
+        # One is enough for each address: the program belongs to all who listen there.
+        for listener in self._by_slot[0]:
+            steering.attach(listener, program)
+
+    def add(self) -> None:
+        """A listener for one more slot, the last; ConfigError, PortInUse or OSError if that cannot be.
+
+        As long as nothing is steered to it, it gets no connections.
+        """
+        if self.shared:
+            groups = list(dict.fromkeys(map(tuple, self._by_slot)))
+            self._by_slot.append(list(groups[len(self) % len(groups)]))
+            return
+        models = self._by_slot[0]
+        mine = {os.fstat(listener.fileno()).st_ino for listener in self._each()}
+        if stranger := port_owner.stranger(mine):
+            raise PortInUse(f"{stranger} has joined the port. End it first")
+        with contextlib.ExitStack() as opened:
+            sockets = []
+            for model in models:
+                model.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                listener = opened.enter_context(socket.socket(model.family, socket.SOCK_STREAM))
+                if model.family == socket.AF_INET6:
+                    only_ipv6 = model.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_ipv6)
+                _listen(listener, model.getsockname(), self._backlog, first=False)
+                sockets.append(listener)
+            opened.pop_all()
+        self._by_slot.append(sockets)
+        if len(self) == 2 and self._choice:
+            # Now there is a row. If this kernel does not steer, whoever asks for it next will hear.
+            with contextlib.suppress(OSError):
+                self.steer(self._choice)
+
+    def has_queue(self, slot: int) -> bool:
+        """Whether somebody waits for this slot to accept."""
+        if self.shared:
+            return False
+        wait = select.poll()
+        for listener in self.of(slot):
+            wait.register(listener, select.POLLIN)
+        return bool(wait.poll(0))
+
+    def remove(self) -> None:
+        """Close the last slot's; whoever waits in its queue is reset."""
+        sockets = self._by_slot.pop()
+        if not self.shared:
+            for listener in sockets:
+                listener.close()
+
+    @property
+    def removable(self) -> bool:
+        """Whether somebody would still accept from every socket if the last slot went.
+
+        Our own are closed then; the service manager's stay, and need a slot each.
+        """
+        others = {id(listener) for sockets in self._by_slot[:-1] for listener in sockets}
+        return not self.foreign or all(id(listener) in others for listener in self._by_slot[-1])
+
+    def descriptors(self) -> list[list[int]]:
+        """By slot, for a process that they are handed over to."""
+        return [[listener.fileno() for listener in sockets] for sockets in self._by_slot]
+
     def refuse_new(self) -> None:
-        """No new connection begins on any of them; what is queued can still be accepted."""
-        for listener in self._each():
-            refuse_new(listener)
-        self._named = False
+        """No new connection begins on any of them; what is queued can still be accepted.
+
+        What begins on the service manager's waits for the next server.
+        """
+        if not self.foreign:
+            for listener in self._each():
+                refuse_new(listener)
+        self.named = False
 
     def keep_only(self, slot: int) -> None:
         """In a child: let go of the others' sockets, which does not close them in the master."""
@@ -96,7 +197,7 @@ class Listeners:
     def close(self) -> None:
         """Whoever still waits in a queue is reset: `refuse_new` and accepting come first."""
         for listener in self._each():
-            if self._named and listener.family == socket.AF_UNIX:
+            if self.named and listener.family == socket.AF_UNIX:
                 _unlink(listener)
             listener.close()
 
@@ -114,7 +215,11 @@ def open_listeners(config: Config) -> Listeners:
 
 
 def open_tcp(host: str, port: int, *, slots: int, backlog: int) -> Listeners:
-    """One listener per slot and address. Port 0 lets the system pick one port for all of them."""
+    """One listener per slot and address. Port 0 lets the system pick one port for all of them.
+
+    With a backlog of 0 the addresses are taken and nobody is let in: to see whether they are free. A
+    trial that listened would reset whoever connects before it is closed (3 in 20 restarts under load).
+    """
     addresses = _resolve(host, port)
     for attempt in range(1, _FREE_PORT_ATTEMPTS + 1):
         with contextlib.ExitStack() as opened:
@@ -126,7 +231,8 @@ def open_tcp(host: str, port: int, *, slots: int, backlog: int) -> Listeners:
                 continue
             opened.pop_all()
             shown = f"[{host}]" if ":" in host else host
-            return Listeners(by_slot, f"{shown}:{by_slot[0][0].getsockname()[1]}")
+            address = f"{shown}:{by_slot[0][0].getsockname()[1]}"
+            return Listeners(by_slot, address, backlog=backlog)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -137,7 +243,8 @@ def open_unix(path: Path, *, slots: int, backlog: int) -> Listeners:
     try:
         listener.bind(str(path))
         path.chmod(UNIX_SOCKET_MODE)
-        listener.listen(backlog)
+        if backlog:
+            listener.listen(backlog)
     except OSError as error:
         listener.close()
         raise ConfigError(
@@ -145,7 +252,33 @@ def open_unix(path: Path, *, slots: int, backlog: int) -> Listeners:
             " exist and be writable for this user; the path may have 107 bytes."
         ) from error
     listener.setblocking(False)
-    return Listeners([[listener]] * slots, f"unix:{path}")
+    return Listeners([[listener]] * slots, f"unix:{path}", backlog=backlog)
+
+
+def adopt(sockets: Sequence[socket.socket], *, slots: int, backlog: int) -> Listeners:
+    """Sockets that the service manager has made, dealt out to the slots.
+
+    Every slot serves every address. Where an address has a socket for each slot, each slot has a queue of
+    its own. Where it has fewer, slots share; where it has more, some slots accept from several: a
+    socket that listens and that nobody accepts from would leave its clients waiting for ever.
+    """
+    by_address: dict[object, list[socket.socket]] = {}
+    for listener in sockets:
+        by_address.setdefault((listener.family, listener.getsockname()), []).append(listener)
+    by_slot: list[list[socket.socket]] = [[] for _ in range(slots)]
+    for same in by_address.values():
+        for index in range(max(slots, len(same))):
+            by_slot[index % slots].append(same[index % len(same)])
+    return Listeners(by_slot, shown(sockets[0]), backlog=backlog, foreign=True)
+
+
+def shown(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        # An abstract name begins with a zero byte; people write @.
+        path = os.fsdecode(name)
+        return f"unix:{'@' + path[1:] if path.startswith(chr(0)) else path}"
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
 
 
 def refuse_new(listener: socket.socket) -> None:
@@ -184,8 +317,10 @@ def _open_all(
     for family, (host, _, *rest) in addresses:
         for sockets in by_slot:
             listener = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            first = not by_slot[0] or sockets is by_slot[0]
+            first = sockets is by_slot[0]
             _listen(listener, (host, port, *rest), backlog, first=first)
+            if first and slots > 1:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             port = listener.getsockname()[1]
             sockets.append(listener)
     return by_slot
@@ -200,11 +335,10 @@ def _listen(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind(address)
-        listener.listen(backlog)
+        if backlog:
+            listener.listen(backlog)
     except (OSError, OverflowError) as error:
         raise _explain(error, str(address[0]), address[1]) from error
-    if first:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.setblocking(False)
 
 

@@ -2,6 +2,7 @@
 
 Written aside and then linked into place, which fails if the name exists: the file is never half
 there, and of two masters starting at once one wins. A file left by a killed master is replaced.
+At an upgrade the new master replaces the old one's in one step, so there is always one to read.
 Between reading a stale file and removing it another master can slip in; then the port decides, which
 only one of them gets.
 
@@ -24,7 +25,7 @@ class PidFile:
 
     def acquire(self) -> None:
         """Write it; ConfigError when another server has it or the folder cannot be written."""
-        aside = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        aside = self._aside()
         try:
             self._remove_stale()
             aside.write_text(f"{os.getpid()}\n")
@@ -40,10 +41,33 @@ class PidFile:
                 " exist and be writable for this user."
             ) from error
 
+    def check(self, predecessor: int) -> None:
+        """ConfigError if `take_over` would certainly fail: said before anybody relies on us."""
+        pid = _read(self._path)
+        if pid not in (None, predecessor, os.getpid()) and _is_running(pid):
+            raise self._taken(pid)
+        if not os.access(self._path.parent, os.W_OK):
+            raise ConfigError(
+                f"The pid file {self._path} cannot be written. Its folder must exist and be writable"
+                " for this user."
+            )
+
+    def take_over(self, predecessor: int) -> None:
+        """Write it in place of the predecessor's, which leaves a file with our number alone."""
+        if _read(self._path) != predecessor:
+            self.acquire()
+            return
+        aside = self._aside()
+        aside.write_text(f"{os.getpid()}\n")
+        aside.replace(self._path)
+
     def release(self) -> None:
         """Remove it, unless it is somebody else's by now."""
         if _read(self._path) == os.getpid():
             self._path.unlink(missing_ok=True)
+
+    def _aside(self) -> Path:
+        return self._path.with_name(f"{self._path.name}.{os.getpid()}")
 
     def _remove_stale(self) -> None:
         pid = _read(self._path)

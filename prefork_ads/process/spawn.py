@@ -97,6 +97,7 @@ def _run(
     except BaseException:  # noqa: BLE001 - the last frame of this process: say why and leave
         log.logger.error("failed\n%s", traceback.format_exc().rstrip())
     finally:
+        log.finish()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

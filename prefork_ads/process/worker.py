@@ -20,20 +20,19 @@ Must not know: how it was forked, or anything about ads beyond which endpoints t
 """
 
 import asyncio
-import os
 import secrets
 import signal
 import socket
-import tempfile
 import time
-from pathlib import Path
+from typing import Any
 
 import psycopg2.extensions
 import uvloop
 
 from prefork_ads import __version__
-from prefork_ads.ads.addresses import client_address
+from prefork_ads.ads.addresses import admission, client_address
 from prefork_ads.ads.endpoints import UNAVAILABLE, Endpoints, Unavailable, informative
+from prefork_ads.ads.meter import Meter
 from prefork_ads.config import Config
 from prefork_ads.db.queries import query
 from prefork_ads.db.reader import LookupLine, Reader
@@ -42,25 +41,39 @@ from prefork_ads.events.event import EventClock
 from prefork_ads.events.uuid7 import Uuid7
 from prefork_ads.http.hub import Hub
 from prefork_ads.http.limits import Limits
-from prefork_ads.http.message import Answers
+from prefork_ads.http.message import Answers, with_connection
 from prefork_ads.http.outbox import Outbox
+from prefork_ads.http.overload import Overload
 from prefork_ads.http.protocol import Connection
 from prefork_ads.http.router import Router
-from prefork_ads.metrics import Counter, Gauge, exposition
+from prefork_ads.metrics import About, Counter, Gauge, exposition
+from prefork_ads.process.accept_queue import AcceptQueue, has_left
 from prefork_ads.process.context import ChildContext
+from prefork_ads.process.journaling import Journaling
 from prefork_ads.process.listener import ACCEPT_GRACE_S, refuse_new
 from prefork_ads.process.log import logger
-from prefork_ads.process.scoreboard import State
+from prefork_ads.process.recycling import Allowance
+from prefork_ads.process.reporter import Reporter
+from prefork_ads.process.scoreboard import State, Wish
+from prefork_ads.process.vitals import Vitals
 
 SWEEP_S = 0.25
+# What is answered even when there is room for nothing else.
+VITAL = frozenset({b"/healthz", b"/readyz", b"/metrics"})
 # How long a worker that cannot reach PostgreSQL waits before it serves what it can without it.
 FIRST_CONNECTION_S = 3.0
+# What counts for --max-requests.
+ANSWERED = (
+    *(Counter.AD_FOUND, Counter.AD_UNKNOWN, Counter.AD_MALFORMED, Counter.AD_UNAVAILABLE),
+    *(Counter.LOG_ACCEPTED, Counter.LOG_MALFORMED, Counter.LOG_UNAVAILABLE),
+)
 # What a stop "now" still allows for the events in memory.
 STOP_NOW_S = 1.0
+# How long a stop waits for a connection to PostgreSQL while the journal keeps the events.
+AWAY_LIMIT_S = 2.0
 # Shares of drain_timeout_s: requests end by the first, shipping by the second, the master kills at 1.
 REQUESTS_SHARE = 0.5
 SHIPPING_SHARE = 0.9
-REPORT_EVERY_S = 1.0
 
 
 def worker_main(context: ChildContext) -> int:
@@ -80,12 +93,17 @@ class Worker:
         self._config = config
         seat = context.seat
         self._counters, self._gauges = seat.counters, seat.gauges
-        self._say = _Reporter(REPORT_EVERY_S).say
+        self._say = Reporter(_warn).say
         self._answers = Answers()
         self._ids = Uuid7()
-        segment = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}"
+        self._journaling = Journaling(context, self._say)
         self._writer = Writer(
-            config.dsn or "", segment, _batching(config), self._counters, self._gauges, self._say
+            config.dsn or "",
+            self._journaling.journal,
+            Batching(config.write_batch, config.write_batch_bytes, config.write_interval_s),
+            self._counters,
+            self._gauges,
+            self._say,
         )
         self._line: LookupLine[Unavailable] = LookupLine(
             unavailable=UNAVAILABLE,
@@ -96,6 +114,8 @@ class Worker:
         )
         self._readers = [self._reader() for _ in range(config.readers)]
         self._failed = False
+        self._being_accepted: set[asyncio.Task[Any]] = set()
+        self._accept_queue = AcceptQueue(context.listeners, config.backlog)
         self._draining = asyncio.Event()
         self._stop_now = asyncio.Event()
 
@@ -110,7 +130,8 @@ class Worker:
         writing = loop.create_task(self._writer.run(), name="writer")
         reading = [loop.create_task(reader.run(), name="reader") for reader in self._readers]
         ticking = loop.create_task(self._tick(), name="tick")
-        for task in (writing, *reading, ticking):
+        syncing = self._journaling.syncing(loop)
+        for task in (writing, *reading, ticking, *syncing):
             task.add_done_callback(self._part_ended)
         await self._first_connections()
         # A worker that has failed already must not announce itself: a reload would rely on it.
@@ -122,13 +143,13 @@ class Worker:
         began = time.monotonic()
         if servers:
             await self._drain(servers, began + REQUESTS_SHARE * config.drain_timeout_s)
-        for task in reading:
+        for task in (*reading, *syncing):
             task.cancel()
         status = await self._finish_writing(
             writing, began + SHIPPING_SHARE * config.drain_timeout_s
         )
         ticking.cancel()
-        await asyncio.gather(*reading, ticking, return_exceptions=True)
+        await asyncio.gather(*reading, *syncing, ticking, return_exceptions=True)
         return 1 if self._failed else status
 
     # -- parts -------------------------------------------------------------------------------------
@@ -147,13 +168,16 @@ class Worker:
         )
 
     def _make_hub(self, loop: asyncio.AbstractEventLoop) -> Hub:
+        meter = Meter(self._counters, loop.call_soon)
         endpoints = Endpoints(
             self._answers,
             EventClock(self._ids),
-            self._writer.append,
+            self._journaling.journal.append,
             self._line.look_up,
             self._counters,
             client_address(self._config.trusted_proxies),
+            meter,
+            empty_on_trouble=self._config.ad_fallback == "empty",
         )
         index = {
             "name": "prefork-ads",
@@ -169,16 +193,28 @@ class Worker:
         }
         routes = {
             **endpoints.routes(),
-            **informative(self._answers, index, self._why_not_ready, self._metrics),
+            **informative(
+                self._answers,
+                index,
+                self._why_not_ready,
+                self._metrics,
+                admission(self._config.metrics_from, self._config.trusted_proxies),
+            ),
         }
-        return Hub(
+        outbox = Outbox(loop.call_soon, self._journaling.safety(loop))
+        hub = Hub(
             Router(routes, self._answers).handle,
             self._answers,
-            Outbox(loop.call_soon),
+            outbox,
             _limits(self._config),
             self._request_failed,
             self._request_refused,
+            loop.call_soon,
+            vital=VITAL,
         )
+        outbox.stopwatch = meter
+        self._overload = outbox.watch = Overload(hub, on_shed=self._request_shed)
+        return hub
 
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Server]:
         backlog = self._config.backlog
@@ -197,6 +233,8 @@ class Worker:
     def _why_not_ready(self) -> str:
         if self._draining.is_set():
             return "This worker is stopping."
+        if self._journaling.journal.failing:
+            return "The journal cannot be written."
         if not self._writer.connected.is_set():
             return "The writer has no connection to PostgreSQL."
         if not any(reader.connected.is_set() for reader in self._readers):
@@ -208,8 +246,18 @@ class Worker:
         workers = sum(1 for seat in board.occupied() if seat.slot >= 0)
         return exposition(
             board.totals(),
-            board.gauge_totals(),
-            [("prefork_ads_workers", "Worker processes alive now.", workers)],
+            [(seat.slot, seat.gauges) for seat in board.occupied()],
+            About(
+                version=__version__,
+                started_unix_s=board.started_unix_s,
+                slots=board.slots,
+                open_to=board.open_to,
+                crash_looping=board.crash_looping,
+                workers=workers,
+                journal_limit_bytes=(
+                    self._config.journal_max_bytes if self._config.journal == "on" else 0
+                ),
+            ),
         )
 
     def _part_ended(self, part: "asyncio.Task[None]") -> None:
@@ -241,6 +289,9 @@ class Worker:
     async def _tick(self) -> None:
         """Heartbeat, clocks and time limits: proof that this loop is not blocked."""
         seat, hub = self._context.seat, self._hub
+        vitals = Vitals(self._counters, self._gauges, SWEEP_S)
+        allowance = _allowance(self._config)
+        answered_before, since = self._answered(), time.monotonic()
         next_second = 0.0
         while True:
             now = time.monotonic()
@@ -248,13 +299,29 @@ class Worker:
             if seat.state is not State.BOOTING or self._draining.is_set():
                 self._context.beat()
             hub.sweep(now)
+            vitals.look(now)
+            hub.is_gone = has_left if self._accept_queue.is_cut else None
+            if too_many := self._accept_queue.look(now, self._counters[Counter.CONNECTIONS]):
+                self._shed_waiting(too_many)
             self._line.expire(now)
-            self._writer.measure()
+            self._overload.guard({b"/ad": self._line.is_full} if self._line.is_crowded else {})
+            self._journaling.tend()
             self._gauges[Gauge.CONNECTIONS_OPEN] = len(hub.connections)
             if now >= next_second:
+                wish = allowance.used_up(
+                    self._answered() - answered_before,
+                    now - since,
+                    self._gauges[Gauge.MEMORY_BYTES],
+                )
+                if wish is not Wish.NONE:
+                    self._context.ask_for_successor(wish)
                 self._answers.refresh()
                 next_second = now + 0.9
             await asyncio.sleep(SWEEP_S)
+
+    def _answered(self) -> int:
+        """Requests that were answered in this seat, by whichever worker sat in it."""
+        return sum(self._counters[counter] for counter in ANSWERED)
 
     def _request_failed(self, what: str, error: Exception) -> None:
         self._counters[Counter.REQUESTS_FAILED] += 1
@@ -262,6 +329,22 @@ class Worker:
 
     def _request_refused(self, _status: int) -> None:
         self._counters[Counter.REQUESTS_REFUSED] += 1
+
+    def _request_shed(self) -> None:
+        self._counters[Counter.REQUESTS_SHED] += 1
+
+    def _shed_waiting(self, number: int) -> None:
+        answer = with_connection(self._answers.busy, b"close")
+        vital = tuple(b"GET " + path + b" " for path in VITAL)
+        self._counters[Counter.REQUESTS_SHED] += self._accept_queue.send_away(
+            number, answer, vital, self._serve_accepted
+        )
+
+    def _serve_accepted(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(loop.connect_accepted_socket(self._connection, connection))
+        self._being_accepted.add(task)
+        task.add_done_callback(self._being_accepted.discard)
 
     def _loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         # aiopg reports a statement's timeout here as well as to its caller, who handles it.
@@ -278,7 +361,9 @@ class Worker:
     async def _drain(self, servers: list[asyncio.Server], until: float) -> None:
         hub = self._hub
         hub.drain()
-        if self._context.orphaned:
+        # The queues are a successor's from now on, or nobody's.
+        self._accept_queue.leave()
+        if self._context.alone_with_listeners:
             # Nobody is left to stop new handshakes for us, and the queue dies with the last of us.
             for listener in self._context.listeners:
                 refuse_new(listener)
@@ -305,59 +390,31 @@ class Worker:
     async def _finish_writing(self, writing: "asyncio.Task[None]", until: float) -> int:
         self._writer.stop()
         stopping_now = asyncio.create_task(self._stop_now.wait())
-        await asyncio.wait(
-            {writing, stopping_now},
-            timeout=until - time.monotonic(),
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        heard_at = time.monotonic()
+        while not writing.done() and not stopping_now.done() and time.monotonic() < until:
+            if self._writer.connected.is_set() or not self._journaling.durable:
+                heard_at = time.monotonic()
+            if time.monotonic() - heard_at > AWAY_LIMIT_S:
+                # The journal keeps the events, so a stop need not wait for PostgreSQL.
+                break
+            await asyncio.wait(
+                {writing, stopping_now}, timeout=0.1, return_when=asyncio.FIRST_COMPLETED
+            )
         if stopping_now.done():
             await asyncio.wait({writing}, timeout=STOP_NOW_S)
         stopping_now.cancel()
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
-        return self._rescue()
-
-    def _rescue(self) -> int:
-        """Put what PostgreSQL did not take where somebody finds it; 0 when nothing is left."""
-        for directory in (Path(self._config.data_dir), Path(tempfile.gettempdir())):
-            try:
-                rescued = self._writer.rescue(directory)
-            except OSError as error:
-                logger.error("the last events cannot be written to %s: %s", directory, error)
-                continue
-            if rescued is None:
-                return 0
-            logger.error("PostgreSQL did not take the last events; they are in %s", rescued)
-            return 1
-        logger.critical("the last events are lost: neither PostgreSQL nor a directory took them")
-        return 1
+        return await self._journaling.leave()
 
 
-class _Reporter:
-    """Log lines of things that can repeat thousands of times a second: each once in a while."""
-
-    def __init__(self, every_s: float) -> None:
-        self._every_s = every_s
-        self._said: dict[str, float] = {}
-
-    def say(self, message: str) -> None:
-        now = time.monotonic()
-        if now - self._said.get(message, -self._every_s) < self._every_s:
-            return
-        if len(self._said) > 100:
-            self._said.clear()
-        self._said[message] = now
-        logger.warning("%s", message)
+def _warn(message: str) -> None:
+    logger.warning("%s", message)
 
 
-def _batching(config: Config) -> Batching:
-    return Batching(
-        rows=config.write_batch,
-        bytes=config.write_batch_bytes,
-        interval_s=config.write_interval_s,
-        max_rows=config.write_queue,
-        max_bytes=config.write_queue_bytes,
-    )
+def _allowance(config: Config) -> Allowance:
+    allowed = Allowance(config.max_requests, config.max_worker_age_s, config.max_worker_memory)
+    return allowed.drawn(config.max_jitter, secrets.randbelow(1001) / 1000)
 
 
 def _limits(config: Config) -> Limits:

@@ -1,2 +1,3 @@
--- A worker has shipped everything and ends: nobody will ask for its position again.
-DELETE FROM journal_segment WHERE name = %(segment)s;
+-- These segments are in the table and their files are gone for good: nobody will ask for a position again.
+-- A row that went before its file would let the file be shipped a second time.
+DELETE FROM journal_segment WHERE name = ANY(%(segments)s);

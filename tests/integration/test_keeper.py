@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from prefork_ads.config import Config
+from prefork_ads.metrics import CELLS, Gauge
 from prefork_ads.process import keeper, log, spawn
 from prefork_ads.process.context import ChildContext
 from prefork_ads.process.scoreboard import Scoreboard, Seat, State
@@ -54,7 +55,7 @@ class Keepers:
     started: list[Running] = field(default_factory=list)
 
     def start(self, dsn: str, **settings: object) -> Running:
-        board = Scoreboard(counters=1)
+        board = Scoreboard(counters=CELLS, gauges=len(Gauge))
         seat = board.free_seat()
         assert seat is not None
         seat.take(-1, 1, 0.0)
@@ -62,7 +63,7 @@ class Keepers:
         context = ChildContext(
             slot=-1,
             generation=1,
-            config=Config(dsn=dsn).replace(**settings),
+            config=Config(dsn=dsn, data_dir=self.folder).replace(**settings),
             listeners=[],
             seat=seat,
             scoreboard=board,
@@ -128,6 +129,20 @@ def test_a_database_that_is_away_is_waited_for(keepers: Keepers) -> None:
         wait_until(lambda: running.seat.deadline > first_deadline_s, "a heartbeat")
         assert running.log_path.read_text().count("cannot be reached") == 1
         assert running.stop() == 0
+
+
+def test_it_does_not_lead_where_it_may_not_write(database: Database, keepers: Keepers) -> None:
+    """A standby grants the lock that makes a leader, and refuses everything that one does."""
+    name = database.name
+    database.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    running = keepers.start(database.dsn)
+    running.wait_for("session is read-only")
+    with closing(database.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_read_only = off")
+        cursor.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+    running.wait_for("keeps this database's days")
+    assert running.log_path.read_text().count("keeps this database's days") == 1
+    assert running.stop() == 0
 
 
 def test_a_peer_that_swallows_everything_does_not_hold_it_up(

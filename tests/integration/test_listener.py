@@ -88,6 +88,19 @@ def test_a_port_that_somebody_listens_on_is_refused(reuseport: bool) -> None:
             open_tcp(LOOPBACK, port, slots=2, backlog=16)
 
 
+def test_an_address_can_be_tried_without_letting_anybody_in() -> None:
+    """A client that got through would be reset when the trial ends; refused, it comes again."""
+    with closing(open_tcp(LOOPBACK, 0, slots=1, backlog=0)) as trial:
+        port = port_of(trial)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((LOOPBACK, port), timeout=10)
+    with (
+        closing(open_tcp(LOOPBACK, port, slots=2, backlog=16)),
+        pytest.raises(PortInUse),
+    ):
+        open_tcp(LOOPBACK, port, slots=1, backlog=0)
+
+
 def test_a_second_server_does_not_join_the_first() -> None:
     with listening() as first:
         with pytest.raises(PortInUse):
@@ -197,6 +210,144 @@ def test_a_low_port_for_an_ordinary_user_is_explained() -> None:
     if lowest <= 81:
         return  # here everybody may, so there is nothing to explain
     _in_child(as_ordinary_user)
+
+
+# More and fewer, and who gets what.
+
+
+def spread(listeners: Listeners, clients: int = 60) -> list[int]:
+    """How many of so many new connections each slot gets."""
+    made = [socket.create_connection((LOOPBACK, port_of(listeners))) for _ in range(clients)]
+    counts = []
+    for slot in range(len(listeners)):
+        accepted = queued(listeners.of(slot)[0])
+        counts.append(len(accepted))
+        made += accepted
+    for connection in made:
+        connection.close()
+    return counts
+
+
+def test_new_connections_go_to_the_slots_that_were_chosen_and_to_no_other() -> None:
+    with listening(slots=4) as listeners:
+        for chosen in ({0}, {3}, {1, 2}, {0, 1, 3}, {0, 1, 2, 3}):
+            listeners.steer(frozenset(chosen))
+            counts = spread(listeners)
+            assert sum(counts) == 60
+            assert {slot for slot, count in enumerate(counts) if count} == chosen
+
+
+def test_an_ordinary_user_may_choose_too() -> None:
+    def as_ordinary_user() -> None:
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        with listening(slots=2) as listeners:
+            listeners.steer(frozenset({1}))
+            clients = [socket.socket() for _ in range(20)]
+            for client in clients:
+                client.connect((LOOPBACK, port_of(listeners)))
+            assert [len(queued(listeners.of(slot)[0])) for slot in (0, 1)] == [0, 20]
+
+    _in_child(as_ordinary_user)
+
+
+def test_who_is_queued_stays_where_he_is() -> None:
+    with listening(slots=2) as listeners:
+        listeners.steer(frozenset({1}))
+        with socket.create_connection((LOOPBACK, port_of(listeners))):
+            assert listeners.has_queue(1)
+            assert not listeners.has_queue(0)
+            listeners.steer(frozenset({0}))
+            accepted = queued(listeners.of(1)[0])
+            assert len(accepted) == 1
+            accepted[0].close()
+
+
+def test_a_listener_more_gets_nothing_before_it_is_chosen() -> None:
+    for slots in (1, 2):
+        with listening(slots=slots) as listeners:
+            chosen = frozenset(range(slots))
+            listeners.steer(chosen)
+            listeners.add()
+            assert spread(listeners)[slots] == 0
+            listeners.steer(chosen | {slots})
+            assert spread(listeners)[slots] > 0
+
+
+def test_slots_keep_their_places_while_others_come_and_go_at_the_end() -> None:
+    with listening(slots=3) as listeners:
+        for _ in range(3):
+            listeners.steer(frozenset({0, 1}))
+            listeners.remove()
+            assert len(listeners) == 2
+            listeners.add()
+            listeners.steer(frozenset({1}))
+            assert spread(listeners) == [0, 60, 0]
+            listeners.steer(frozenset({0, 1, 2}))
+            assert min(spread(listeners)) > 0
+
+
+def test_all_addresses_of_a_name_grow_and_are_steered_together() -> None:
+    with listening(host="localhost", slots=2) as listeners:
+        listeners.steer(frozenset({1}))
+        listeners.add()
+        for place, listener in enumerate(listeners.of(0)):
+            assert listeners.of(2)[place].getsockname() == listener.getsockname()
+            clients = [socket.create_connection(listener.getsockname()[:2]) for _ in range(20)]
+            accepted = [queued(listeners.of(slot)[place]) for slot in range(3)]
+            assert [len(connections) for connections in accepted] == [0, 20, 0]
+            for connection in [*clients, *accepted[1]]:
+                connection.close()
+
+
+def test_one_slot_alone_lets_nobody_join_its_port() -> None:
+    with listening(slots=1) as listeners, socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            _listen_at(stranger, port_of(listeners))
+
+
+def test_a_stranger_who_joined_gets_nothing_and_stops_growth() -> None:
+    with listening(slots=2) as listeners, socket.socket() as stranger:
+        listeners.steer(frozenset({0, 1}))
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        _listen_at(stranger, port_of(listeners))
+        stranger.setblocking(False)
+        assert sum(spread(listeners)) == 60
+        assert queued(stranger) == []
+        with pytest.raises(PortInUse, match=rf"\(pid {os.getpid()}\) has joined the port"):
+            listeners.add()
+        assert len(listeners) == 2
+
+
+def _listen_at(listener: socket.socket, port: int) -> None:
+    listener.bind((LOOPBACK, port))
+    listener.listen()
+
+
+def test_what_another_server_has_on_another_address_is_no_stranger() -> None:
+    with listening(slots=1) as listeners, socket.socket() as other:
+        other.bind(("127.0.0.2", port_of(listeners)))
+        other.listen()
+        listeners.add()
+        assert len(listeners) == 2
+
+
+def test_growth_does_not_mind_connections_old_and_new() -> None:
+    with listening(slots=1) as listeners:
+        listeners.steer(frozenset({0}))
+        clients = [socket.create_connection((LOOPBACK, port_of(listeners))) for _ in range(20)]
+        accepted = queued(listeners.of(0)[0])
+        for connection in accepted[:10]:
+            connection.close()  # the server's side first, so they are in TIME_WAIT
+        for client in clients[:10]:
+            client.close()
+        listeners.add()
+        listeners.steer(frozenset({0, 1}))
+        assert min(spread(listeners)) > 0
+        for connection in clients[10:] + accepted[10:]:
+            connection.close()
 
 
 # Draining.
@@ -360,6 +511,20 @@ def test_a_draining_unix_socket_loses_its_name_and_keeps_its_queue(tmp_path: Pat
             accepted[0].close()
             listeners.close()
             assert path.exists()
+
+
+def test_a_unix_socket_has_one_queue_however_many_slots_there_are(tmp_path: Path) -> None:
+    with closing(open_unix(tmp_path / "http.sock", slots=1, backlog=16)) as listeners:
+        listeners.add()
+        listeners.steer(frozenset({1}))
+        assert listeners.of(1)[0] is listeners.of(0)[0]
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "http.sock"))
+            assert not listeners.has_queue(1)
+            listeners.remove()
+            accepted = queued(listeners.of(0)[0])
+            assert len(accepted) == 1
+            accepted[0].close()
 
 
 def test_refusing_twice_is_harmless(tmp_path: Path) -> None:

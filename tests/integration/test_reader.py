@@ -1,6 +1,7 @@
 """The reader: every caller is answered exactly once: its row, None, or in time "unavailable"."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from typing import Any
@@ -9,12 +10,19 @@ from uuid import UUID
 import uvloop
 
 from prefork_ads.db.queries import query
-from prefork_ads.db.reader import LookupLine, Reader
-from prefork_ads.metrics import Counter, Gauge
+from prefork_ads.db.reader import AWAY_AFTER_S, LookupLine, Reader
+from prefork_ads.metrics import CELLS, LOOKUP_KEYS, Counter, Gauge
+from tests.cluster import Cluster
 from tests.conftest import Database
 from tests.proxy import Proxy
 
 AWAY = "unavailable"
+
+SLEEPS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+WAITS_FOR_A_LOCK = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
 
 
 def key(number: int) -> str:
@@ -32,8 +40,10 @@ class Desk:
         bound: int = 10_000,
         timeout_s: float = 5.0,
         readers: int = 1,
+        prepare: str = query("ad_variant_prepare"),
+        statement: str = query("ad_variant_lookup"),
     ) -> None:
-        self.counters = [0] * len(Counter)
+        self.counters = [0] * CELLS
         self.gauges = [0] * len(Gauge)
         self.said: list[str] = []
         self.line: LookupLine[str] = LookupLine(
@@ -43,8 +53,8 @@ class Desk:
             Reader(
                 self.line,
                 dsn,
-                prepare=query("ad_variant_prepare"),
-                statement=query("ad_variant_lookup"),
+                prepare=prepare,
+                statement=statement,
                 timeout_s=timeout_s,
                 counters=self.counters,
                 gauges=self.gauges,
@@ -113,8 +123,8 @@ def test_keys_that_come_together_share_one_query(database: Database) -> None:
         desk = Desk(database.dsn, batch=100)
         async with desk.open():
             await asyncio.gather(*(desk.ask(key(n)) for n in range(1, 101)))
-        assert desk.counters[Counter.LOOKUP_BATCHES] == 1
-        assert desk.counters[Counter.LOOKUP_KEYS] == 100
+        assert LOOKUP_KEYS.count(desk.counters) == 1
+        assert LOOKUP_KEYS.sum(desk.counters) == 100
 
     run(scenario)
 
@@ -126,7 +136,7 @@ def test_a_batch_of_one_is_one_query_per_request(database: Database) -> None:
         desk = Desk(database.dsn, batch=1)
         async with desk.open():
             await asyncio.gather(*(desk.ask(key(n)) for n in range(1, 11)))
-        assert desk.counters[Counter.LOOKUP_BATCHES] == 10
+        assert LOOKUP_KEYS.count(desk.counters) == 10
 
     run(scenario)
 
@@ -139,7 +149,7 @@ def test_the_same_key_is_asked_for_once(database: Database) -> None:
         async with desk.open():
             answers = await asyncio.gather(*(desk.ask(key(1)) for _ in range(50)))
         assert len(set(answers)) == 1
-        assert desk.counters[Counter.LOOKUP_KEYS] == 1
+        assert LOOKUP_KEYS.sum(desk.counters) == 1
 
     run(scenario)
 
@@ -219,10 +229,10 @@ def test_a_batch_whose_connection_dies_is_asked_again(database: Database) -> Non
     run(scenario)
 
 
-def test_nobody_waits_longer_than_the_limit_while_postgresql_is_away() -> None:
+def test_nobody_waits_longer_than_the_limit_for_a_reader_that_is_busy() -> None:
     async def scenario() -> None:
         desk = Desk("host=/nowhere", timeout_s=2.0)
-        running = asyncio.create_task(desk.readers[0].run())
+        desk.line.reader_connected()
         desk.line.expire(100.0)
         old = desk.ask(key(1))
         desk.line.expire(101.5)
@@ -233,8 +243,119 @@ def test_nobody_waits_longer_than_the_limit_while_postgresql_is_away() -> None:
         desk.line.expire(104.0)
         assert await young == AWAY
         assert desk.gauges[Gauge.LOOKUPS_WAITING] == 1, "as of before this sweep's answers"
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+
+    run(scenario)
+
+
+def test_nobody_waits_longer_than_the_limit_for_a_query_under_way(database: Database) -> None:
+    """A connection that has gone silent is given up later than the callers' time is over."""
+    fill(database, 2)
+
+    async def scenario() -> None:
+        async with Proxy(database.dsn) as proxy:
+            desk = Desk(proxy.dsn, timeout_s=15.0)
+            async with desk.open():
+                proxy.swallow_answers()
+                asked = desk.ask(key(1))
+                await proxy.statement_seen.wait()
+                desk.line.expire(time.monotonic() + 15.0)
+                assert await asked == AWAY
+                # Asked for anew by who still has time, it is answered once the connection is replaced.
+                again = desk.ask(key(1))
+                proxy.cut()
+                assert (await again)[0] == key(1)
+                # And nobody is left that would be answered twice, or counted for ever.
+                desk.line.expire(time.monotonic())
+                assert desk.gauges[Gauge.LOOKUPS_WAITING] == 0
+
+    run(scenario)
+
+
+def test_a_query_that_comes_back_after_its_callers_left_is_for_nobody(database: Database) -> None:
+    fill(database, 2)
+
+    async def scenario() -> None:
+        desk = Desk(database.dsn, timeout_s=15.0)
+        async with desk.open():
+            with closing(database.connect(autocommit=False)) as blocker:
+                blocker.cursor().execute("LOCK TABLE ad_variant IN ACCESS EXCLUSIVE MODE")
+                asked = desk.ask(key(1))
+                while not database.fetch(WAITS_FOR_A_LOCK)[0][0]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                desk.line.expire(time.monotonic() + 15.0)
+                assert await asked == AWAY
+                blocker.rollback()
+            assert (await desk.ask(key(1)))[0] == key(1)
+
+    run(scenario)
+
+
+def test_while_postgresql_is_away_nobody_is_let_into_the_line(database: Database) -> None:
+    fill(database, 1)
+
+    async def scenario() -> None:
+        async with Proxy(database.dsn) as proxy:
+            desk = Desk(proxy.dsn)
+            lost = time.monotonic()
+            # A moment without a connection is bridged by waiting, a longer one is not.
+            waiting = desk.ask(key(1))
+            desk.line.expire(lost + 0.9 * AWAY_AFTER_S)
+            also_waiting = desk.ask(key(1))
+            desk.line.expire(lost + 1.1 * AWAY_AFTER_S)
+            assert not desk.line.look_up(key(1), lambda _: None)
+            async with desk.open():
+                assert (await waiting)[0] == key(1)
+                assert (await also_waiting)[0] == key(1)
+                desk.line.expire(time.monotonic() + 60)
+                assert (await desk.ask(key(1)))[0] == key(1)
+
+    run(scenario)
+
+
+def test_a_query_that_a_standby_ends_for_its_replay_is_asked_again() -> None:
+    slow = (
+        "SELECT id::text, pause.s FROM ad_variant, pause, pg_sleep(pause.s)"
+        " WHERE id = ANY (%(keys)s::uuid[])"
+    )
+    with Cluster() as cluster:
+        primary = cluster.primary()
+        database = primary.make_database("conflict")
+        fill(database, 1)
+        database.execute("CREATE TABLE pause AS SELECT 60 AS s")
+        standby = cluster.standby_of(primary, max_standby_streaming_delay="0")
+
+        async def scenario() -> None:
+            desk = Desk(standby.dsn("conflict"), timeout_s=60.0, prepare="SELECT", statement=slow)
+            watch = Database("conflict", standby.dsn("conflict"))
+            async with desk.open():
+                asked = desk.ask(key(1))
+                while not watch.fetch(SLEEPS)[0][0]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                with closing(database.connect(autocommit=False)) as writer:
+                    cursor = writer.cursor()
+                    cursor.execute("LOCK TABLE ad_variant IN ACCESS EXCLUSIVE MODE")
+                    cursor.execute("UPDATE pause SET s = 0")
+                    writer.commit()
+                assert await asked == (key(1), 0)
+            assert any("conflict with recovery" in words for words in desk.said)
+
+        run(scenario)
+
+
+def test_a_reader_says_when_it_is_connected_again(database: Database) -> None:
+    async def scenario() -> None:
+        async with Proxy(database.dsn) as proxy:
+            desk = Desk(proxy.dsn)
+            async with desk.open():
+                [reader] = desk.readers
+                proxy.swallow_answers()
+                asked = desk.ask(key(1))
+                await proxy.statement_seen.wait()
+                proxy.cut()
+                assert await asked is None
+                await reader.connected.wait()
+        assert desk.said[0].startswith("reader: connection lost: ")
+        assert desk.said[-1].startswith("reader: connected again after ")
 
     run(scenario)
 

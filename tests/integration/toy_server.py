@@ -5,10 +5,12 @@
 Further arguments set fields of Config. Files in the current folder steer it while it runs: `boot`
 holds what a child does when it starts (`ok`, `fail`, `hang`; absent means `ok`), `drain` what a worker
 does when it is to drain (`hang`, `fail`, `fail-at-once`: only when told to stop now), `config` that the
-configuration is broken, or a field=value to change.
+configuration is broken, or a field=value to change, `recycle` the pid of a worker that is to want a
+successor. With `steering` there from the start, the kernel does not steer.
 """
 
 import argparse
+import errno
 import os
 import select
 import signal
@@ -20,11 +22,15 @@ from pathlib import Path
 
 from prefork_ads.config import Config
 from prefork_ads.errors import ConfigError, PreforkAdsError
+from prefork_ads.metrics import CELLS, Gauge
+from prefork_ads.process import steering
+from prefork_ads.process.activation import take_sockets
 from prefork_ads.process.context import ChildContext
 from prefork_ads.process.listener import ACCEPT_GRACE_S, refuse_new
 from prefork_ads.process.log import logger
 from prefork_ads.process.master import Master
-from prefork_ads.process.scoreboard import Scoreboard
+from prefork_ads.process.scoreboard import Scoreboard, Wish
+from prefork_ads.process.upgrade import Predecessor
 
 ANSWER = "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}"
 
@@ -70,6 +76,8 @@ def worker_main(context: ChildContext) -> int:
         while not done():
             context.beat()
             wait.poll(20)
+            if _word("recycle") == str(os.getpid()):
+                context.ask_for_successor(Wish.MAX_REQUESTS)
             for listener in context.listeners:
                 _answer_queue(listener, context)
 
@@ -82,7 +90,7 @@ def worker_main(context: ChildContext) -> int:
         case "fail-at-once":
             signal.signal(signal.SIGQUIT, lambda *_: os._exit(4))
             signal.pause()
-    if context.orphaned:
+    if context.alone_with_listeners:
         for listener in context.listeners:
             refuse_new(listener)
     context.announce_draining()
@@ -105,6 +113,10 @@ def _answer_queue(listener: socket.socket, context: ChildContext) -> None:
             context.seat.counters[0] += 1
             told = f"{context.slot} {context.generation} {os.getpid()} {context.config.max_url}"
             connection.sendall(ANSWER.format(len(told), told).encode())
+
+
+def _refuse_to_steer(listener: socket.socket, program: list[steering.Instruction]) -> None:
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 def keeper_main(context: ChildContext) -> int:
@@ -132,16 +144,20 @@ def main() -> int:
             raise ConfigError("the configuration is broken")
         return started_with.replace(**_fields(_word("config").split()))
 
-    master = Master(
-        started_with,
-        worker_main=worker_main,
-        keeper_main=keeper_main,
-        load_config=load_config,
-        scoreboard=Scoreboard(counters=1),
-        database="none",
-        on_ready=lambda url: logger.info("try %s", url),
-    )
     try:
+        if _word("steering"):
+            steering.attach = _refuse_to_steer
+        master = Master(
+            started_with,
+            worker_main=worker_main,
+            keeper_main=keeper_main,
+            load_config=load_config,
+            scoreboard=Scoreboard(counters=CELLS, gauges=len(Gauge)),
+            database="none",
+            on_ready=lambda url: logger.info("try %s", url),
+            sockets=take_sockets(os.environ, os.getpid()),
+            predecessor=Predecessor.from_environment(os.environ, os.getpid()),
+        )
         return master.run()
     except PreforkAdsError as error:
         logger.error("%s", error)

@@ -1,4 +1,8 @@
-"""A way to PostgreSQL that can be shut: connections end at once, new ones are refused."""
+"""A way to PostgreSQL that can be shut, or fall silent.
+
+Shut: connections end at once, new ones are refused. Silent: connections stay and new ones are taken, and
+nothing that is sent arrives, as behind a network that swallows packets or beside a server that hangs.
+"""
 
 import socket
 import threading
@@ -19,6 +23,7 @@ class Gate:
         self._passing: set[socket.socket] = set()
         self._listener: socket.socket | None = None
         self._threads: list[threading.Thread] = []
+        self._silent = threading.Event()
         # Bound and never listening: keeps the port while the gate is shut.
         self._place = self._bound(0)
         self.port: int = self._place.getsockname()[1]
@@ -57,6 +62,13 @@ class Gate:
         for end in ending:
             _shut(end)
 
+    def fall_silent(self) -> None:
+        self._silent.set()
+
+    def speak_again(self) -> None:
+        """To connections that are made from now on; what was swallowed stays so."""
+        self._silent.clear()
+
     def _bound(self, port: int) -> socket.socket:
         bound = socket.socket()
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -85,7 +97,7 @@ class Gate:
                 client.close()
                 server.close()
                 continue
-            self._run(_pass_both_ways, client, server)
+            self._run(self._pass_both_ways, client, server)
 
     def _to_postgres(self) -> socket.socket:
         if self._host.startswith("/"):
@@ -94,23 +106,25 @@ class Gate:
             return server
         return socket.create_connection((self._host, self._pg_port))
 
+    def _pass_both_ways(self, client: socket.socket, server: socket.socket) -> None:
+        with client, server:
+            back = threading.Thread(target=self._pass_on, args=(server, client))
+            back.start()
+            self._pass_on(client, server)
+            back.join()
 
-def _pass_both_ways(client: socket.socket, server: socket.socket) -> None:
-    with client, server:
-        back = threading.Thread(target=_pass_on, args=(server, client))
-        back.start()
-        _pass_on(client, server)
-        back.join()
-
-
-def _pass_on(source: socket.socket, sink: socket.socket) -> None:
-    try:
-        while data := source.recv(65536):
-            sink.sendall(data)
-    except OSError:
-        pass
-    _shut(source)
-    _shut(sink)
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        deaf = False
+        try:
+            while data := source.recv(65536):
+                # Half a conversation would be worse than none.
+                deaf = deaf or self._silent.is_set()
+                if not deaf:
+                    sink.sendall(data)
+        except OSError:
+            pass
+        _shut(source)
+        _shut(sink)
 
 
 def _shut(end: socket.socket) -> None:

@@ -59,6 +59,8 @@ class Server:
             *arguments,
         ]
         self._environment = {**_clean_environment(), **(environment or {})}
+        # What a service manager would hand over.
+        self._pass_fds: Sequence[int] = ()
         self._process: subprocess.Popen[bytes] | None = None
 
     # Life.
@@ -102,6 +104,7 @@ class Server:
                 cwd=self.folder,
                 env=self._environment,
                 start_new_session=True,
+                pass_fds=self._pass_fds,
             )
 
     def stop(self, number: signal.Signals = signal.SIGTERM, *, status: int = 0) -> None:

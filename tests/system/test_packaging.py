@@ -29,6 +29,7 @@ from tests.system.program import STOP_LIMIT_S, Program, get
 from tests.system.sandbox import settings
 
 UNIT: Final = ROOT / "packaging/systemd/prefork-ads.service"
+SOCKET: Final = ROOT / "packaging/systemd/prefork-ads.socket"
 INSTALL: Final = ROOT / "packaging/systemd/install"
 BIN: Final = Path(sys.executable).parent
 SANDBOX: Final = (sys.executable, "-m", "tests.system.sandbox", str(UNIT))
@@ -93,7 +94,8 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     copy = tmp_path / UNIT.name
     text = UNIT.read_text(encoding="utf-8")
     copy.write_text(re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={PYTHON}", text))
-    said = analyze("verify", "--man=no", str(copy))
+    shutil.copy(SOCKET, tmp_path)
+    said = analyze("verify", "--man=no", str(copy), str(tmp_path / SOCKET.name))
     assert (said.returncode, said.stdout) == (0, "")
 
 
@@ -105,6 +107,9 @@ def test_the_unit_agrees_with_the_program() -> None:
     stop_s = float(settings(UNIT, "TimeoutStopSec")[0])
     assert stop_s > defaults.drain_window_s + defaults.drain_timeout_s
     assert int(settings(UNIT, "LimitNOFILE")[0]) > defaults.max_connections
+    # A worker that hangs is found, killed and replaced before the watchdog gives up on all of them.
+    assert float(settings(UNIT, "WatchdogSec")[0]) > defaults.worker_timeout_s
+    assert settings(SOCKET, "ReusePort") == ["yes"], "for as many lines as there are workers"
 
 
 def test_the_rules_are_in_force_in_the_sandbox() -> None:
@@ -134,7 +139,7 @@ for attempt in (
 
 
 def test_the_server_lives_under_the_rules_of_the_unit(database: Database, folder: Path) -> None:
-    """Start, answer, reload and stop, each announced to systemd, with what the unit forbids forbidden.
+    """Start, reload, upgrade and stop, each announced to systemd, with what the unit forbids forbidden.
 
     As an ordinary user with the embedded PostgreSQL, which has to live under the rules too. As root, which
     the service never is, that one could not change its user: then with an external one.
@@ -148,6 +153,7 @@ def test_the_server_lives_under_the_rules_of_the_unit(database: Database, folder
         "PREFORK_ADS_DATA_DIR": str(folder / "data"),
         "PREFORK_ADS_PORT": "0",
         "PREFORK_ADS_WORKERS": "2",
+        "WATCHDOG_USEC": "60000000",
     }
     if os.geteuid() == 0:
         environ["DATABASE_URL"] = database.dsn
@@ -158,21 +164,32 @@ def test_the_server_lives_under_the_rules_of_the_unit(database: Database, folder
         except BlockingIOError:
             return b""
 
-    def wait_for(word: bytes) -> None:
-        wait_until(lambda: next_message().startswith(word), word.decode(), STOP_LIMIT_S)
+    def wait_for(word: bytes) -> bytes:
+        def found() -> bytes:
+            message = next_message()
+            return message if message.startswith(word) else b""
+
+        return wait_until(found, word.decode(), STOP_LIMIT_S)
 
     command = [*SANDBOX, BIN / "prefork-ads"]
     with closing(announced), Program(command, folder, cwd=ROOT, environ=environ) as server:
         wait_for(b"READY=1")
+        wait_for(b"WATCHDOG=1")
         assert get(f"{server.url}/log?under=rules") == (204, "")
         assert get(f"{server.url}/readyz")[0] == 200
         server.process.send_signal(signal.SIGHUP)
         wait_for(b"RELOADING=1")
         wait_for(b"READY=1")
         assert get(f"{server.url}/log?after=reload") == (204, "")
-        server.process.terminate()
-        wait_for(b"STOPPING=1")
+        server.process.send_signal(signal.SIGUSR2)
+        new = int(wait_for(b"MAINPID=").splitlines()[0].removeprefix(b"MAINPID="))
+        wait_for(b"READY=1")
         assert server.process.wait(STOP_LIMIT_S) == 0, server.said()
+        assert get(f"{server.url}/log?after=upgrade") == (204, "")
+        os.kill(new, signal.SIGTERM)
+        wait_for(b"STOPPING=1")
+        wait_until(lambda: f"master[{new}] stopped" in server.said(), "its end", STOP_LIMIT_S)
+        assert "Traceback" not in server.said()
 
 
 def test_install_into_a_folder(tmp_path: Path) -> None:
@@ -192,6 +209,7 @@ def test_install_into_a_folder(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     unit = target / "etc/systemd/system/prefork-ads.service"
     assert unit.read_text() == UNIT.read_text()
+    assert unit.with_suffix(".socket").read_text() == SOCKET.read_text()
     program = Path(settings(unit, "ExecStart")[0])
     inside = target / program.relative_to("/")
     assert inside.read_text().startswith(f"#!{program.parent}/python")

@@ -21,6 +21,8 @@ from tests.system.wire import Line, ask, message, scrape
 from tests.unit.http_bed import read_answers
 
 ID: Final = "0190163d-8694-739b-aea5-966c26f8ad91"
+# What a journal keeps is never put into such a file: see test_journal.
+NO_JOURNAL: Final = ("--journal", "off")
 RESCUED: Final = r"PostgreSQL did not take the last events; they are in (\S+)"
 
 
@@ -68,7 +70,7 @@ def test_postgres_goes_away_and_comes_back(gate: Gate, database: Database) -> No
         assert (away.status, away.headers["retry-after"]) == (503, "1")
         assert status(port, "/healthz") == 200
         assert scrape(port)("database_connections") == 0
-        assert scrape(port)("log_rows_waiting") == 2
+        wait_until(lambda: scrape(port)("log_rows_waiting") == 2, "the gauge to be set")
         gate.open()
         wait_until_ready(server)
         assert status(port, f"/ad?id={ID}&n=4") == 200
@@ -106,7 +108,7 @@ def test_a_worker_that_starts_without_postgres_serves_and_recovers(
 def test_what_postgres_did_not_take_at_the_end_is_in_a_file(
     gate: Gate, database: Database, number: signal.Signals
 ) -> None:
-    with Server("--drain-timeout-s", "3", dsn=gate.dsn, workers=1) as server:
+    with Server(*NO_JOURNAL, "--drain-timeout-s", "3", dsn=gate.dsn, workers=1) as server:
         assert status(server.port, "/log?n=0") == 204
         wait_until(lambda: rows(database) == ["0"], "the first row")
         gate.shut()
@@ -129,7 +131,7 @@ def test_what_postgres_did_not_take_at_the_end_is_in_a_file(
 def test_a_stop_that_leaves_events_in_a_file_is_told_by_the_status(
     gate: Gate, database: Database
 ) -> None:
-    with Server("--drain-timeout-s", "3", dsn=gate.dsn, workers=1) as server:
+    with Server(*NO_JOURNAL, "--drain-timeout-s", "3", dsn=gate.dsn, workers=1) as server:
         gate.shut()
         wait_until_away(server)
         assert status(server.port, "/log?n=1") == 204
@@ -155,7 +157,8 @@ def test_a_worker_that_is_not_ready_in_time_is_killed(gate: Gate) -> None:
 def test_the_last_events_go_elsewhere_when_the_data_directory_cannot_take_them(
     gate: Gate, database: Database, tmp_path: Path
 ) -> None:
-    with Server(dsn=gate.dsn, workers=1, environment={"TMPDIR": str(tmp_path)}) as server:
+    temporary = {"TMPDIR": str(tmp_path)}
+    with Server(*NO_JOURNAL, dsn=gate.dsn, workers=1, environment=temporary) as server:
         (server.folder / "data").write_text("a file is in the way")
         gate.shut()
         wait_until_away(server)
@@ -174,7 +177,7 @@ def test_the_last_events_go_elsewhere_when_the_data_directory_cannot_take_them(
 def test_a_part_that_fails_ends_its_worker_and_another_follows(
     gate: Gate, database: Database
 ) -> None:
-    with Server(dsn=gate.dsn, workers=1) as server:
+    with Server(*NO_JOURNAL, dsn=gate.dsn, workers=1) as server:
         pid = server.worker(0)
         assert status(server.port, "/log?n=1") == 204
         wait_until(lambda: rows(database) == ["1"], "the first row")

@@ -14,11 +14,12 @@ from typing import Any, Final
 from prefork_ads.http.hub import Hub
 from prefork_ads.http.limits import Limits
 from prefork_ads.http.message import Answers, Handler, Request
-from prefork_ads.http.outbox import Outbox
+from prefork_ads.http.outbox import Outbox, Safety
 from prefork_ads.http.protocol import Connection
 
 PEER: Final = ("192.0.2.1", 50000)
 LIMITS: Final = Limits()
+VITAL: Final = frozenset({b"/vital"})
 
 
 class MemoryTransport(asyncio.Transport):
@@ -32,6 +33,8 @@ class MemoryTransport(asyncio.Transport):
         self.eof_written = False
         self.closing = False
         self.aborted = False
+        # What the client has not read of it, when a test wants that to count.
+        self.unread = 0
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._peer if name == "peername" else default
@@ -61,6 +64,9 @@ class MemoryTransport(asyncio.Transport):
 
     def resume_reading(self) -> None:
         self.reading = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +165,7 @@ class Bed:
 
     handler: Handler | None = None
     limits: Limits = LIMITS
+    safety: Safety | None = None
     # What was handed to the handler, in order.
     requests: list[Request] = field(default_factory=list)
     # Requests to /later, which are answered when a test says so.
@@ -173,10 +180,12 @@ class Bed:
         self.hub = Hub(
             self._handle,
             self.answers,
-            Outbox(self._soon.append),
+            Outbox(self._soon.append, self.safety),
             self.limits,
             lambda what, error: self.failures.append((what, error)),
             self.refusals.append,
+            self._soon.append,
+            VITAL,
         )
         self.hub.sweep(self.time)
         self._clients: list[Client] = []

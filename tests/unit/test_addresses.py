@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork_ads.ads.addresses import client_address
+from prefork_ads.ads.addresses import admission, client_address
 
 PROXIES = ("10.0.0.0/8", "192.168.1.7", "fd00::/8")
 find = client_address(PROXIES)
@@ -101,3 +101,34 @@ def test_what_the_client_wrote_changes_nothing(
         return
     header = ", ".join([*map(str, forged), str(client), *hops])
     assert find("10.0.0.1", header.encode()) == str(honest)
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "admitted"),
+    [
+        ("127.0.0.1", None, True),
+        ("::1", None, True),
+        ("10.1.2.3", None, True),
+        ("192.0.2.7", None, False),
+        # Through the proxy that we trust: the address it names.
+        ("172.16.0.9", b"10.1.2.3", True),
+        ("172.16.0.9", b"192.0.2.7", False),
+        ("172.16.0.9", b"10.1.2.3, 192.0.2.7", False),
+        ("172.16.0.9", b"nonsense", False),
+        ("172.16.0.9", None, False),
+        # Through one that we were not told of, though it runs here: from anywhere.
+        ("127.0.0.1", b"10.1.2.3", False),
+        ("127.0.0.1", b"127.0.0.1", False),
+        # A UNIX socket: whoever may connect is local, or a proxy.
+        ("", None, True),
+        ("", b"10.1.2.3", True),
+        ("", b"192.0.2.7", False),
+    ],
+)
+def test_who_is_admitted(peer: str, forwarded: bytes | None, admitted: bool) -> None:
+    admits = admission(["127.0.0.0/8", "::1/128", "10.0.0.0/8"], ["172.16.0.0/12"])
+    assert admits(peer, forwarded) is admitted
+
+
+def test_nobody_is_admitted_by_an_empty_list() -> None:
+    assert not admission([], [])("127.0.0.1", None)

@@ -7,12 +7,14 @@ from contextlib import closing
 import pytest
 
 from prefork_ads.config import Config
+from prefork_ads.metrics import CELLS
 from prefork_ads.process import spawn
-from prefork_ads.process.children import Children, Start
+from prefork_ads.process.children import Children
 from prefork_ads.process.context import ChildContext
 from prefork_ads.process.crew import Crew
 from prefork_ads.process.listener import open_tcp
 from prefork_ads.process.scoreboard import Scoreboard
+from prefork_ads.process.slots import Start
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def crew() -> Iterator[Crew]:
         made = Crew(
             Children(1, drain_timeout_s=1.0),
             listeners=listeners,
-            scoreboard=Scoreboard(counters=1),
+            scoreboard=Scoreboard(counters=CELLS),
             worker_main=lambda context: 0,
             keeper_main=lambda context: 0,
             config_of=lambda generation: Config(),

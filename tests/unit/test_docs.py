@@ -14,15 +14,13 @@ import pytest
 
 from prefork_ads.cli import cli
 from prefork_ads.errors import PreforkAdsError
-from prefork_ads.metrics import Counter, Gauge, exposition
+from prefork_ads.metrics import CELLS, About, exposition
 from prefork_ads.options import ENV_PREFIX, OPTIONS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGES: Final = (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
 RUNNING: Final = ROOT / "docs/running.md"
-
-# Counted by the master and added by the worker that is asked.
-METRIC_OF_WORKERS: Final = "prefork_ads_workers"
+MONITORING: Final = ROOT / "docs/monitoring.md"
 
 _LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
 _FENCED: Final = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -54,10 +52,16 @@ def flags_of(command: click.Command) -> set[str]:
 
 
 def metric_names() -> set[str]:
-    text = exposition([0] * len(Counter), [0] * len(Gauge)).decode()
-    return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")} | {
-        METRIC_OF_WORKERS
-    }
+    text = exposition([0] * CELLS, [], About("0", 0.0)).decode()
+    return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+
+
+def series_names() -> set[str]:
+    """Also what a histogram consists of."""
+    parts = ("", "_bucket", "_sum", "_count")
+    text = exposition([0] * CELLS, [], About("0", 0.0)).decode()
+    histograms = re.findall(r"^# TYPE (\w+) histogram$", text, re.MULTILINE)
+    return metric_names() | {name + part for name in histograms for part in parts}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -82,12 +86,13 @@ def test_options_and_variables_exist(page: Path) -> None:
 def test_metrics_exist(page: Path) -> None:
     """A dashboard made from the documentation must not stay empty."""
     named = set(_METRIC.findall(page.read_text(encoding="utf-8")))
-    assert named <= metric_names()
+    assert named <= series_names()
 
 
 def test_every_metric_is_documented() -> None:
-    """In the table of docs/running.md, each once."""
-    rows = re.findall(r"^\| `(prefork_ads_[a-z_]+)` \|", RUNNING.read_text("utf-8"), re.MULTILINE)
+    """In the tables of docs/monitoring.md, each once."""
+    text = MONITORING.read_text("utf-8")
+    rows = re.findall(r"^\| `(prefork_ads_[a-z_]+)` \|", text, re.MULTILINE)
     assert sorted(rows) == sorted(metric_names())
 
 

@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 import psycopg2.extensions
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from prefork_ads.dsn import UNREADABLE, parse_dsn, redact_dsn
@@ -82,6 +82,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 @given(_PASSWORDS)
+@example("%80")
 def test_libpq_has_nothing_to_complain_about(password: str) -> None:
     """Its messages quote what they do not like, so we refuse a DSN before libpq would."""
     dsn = f"postgresql://ads:{password}@db/ads"

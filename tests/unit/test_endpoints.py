@@ -8,13 +8,14 @@ from typing import Any, Final
 
 import pytest
 
-from prefork_ads.ads.addresses import client_address
+from prefork_ads.ads.addresses import admission, client_address
 from prefork_ads.ads.endpoints import UNAVAILABLE, Endpoints, Found, informative
+from prefork_ads.ads.meter import Meter
 from prefork_ads.events.event import EventClock
 from prefork_ads.events.uuid7 import Uuid7
 from prefork_ads.http.message import Answers
 from prefork_ads.http.router import Router
-from prefork_ads.metrics import Counter
+from prefork_ads.metrics import CELLS, Counter
 from tests.unit.http_bed import PEER, Answer, Bed, Client
 
 KEY: Final = "0190163d-8694-739b-aea5-966c26f8ad91"
@@ -28,11 +29,13 @@ class Server:
 
     log_takes: bool = True
     line_takes: bool = True
+    empty_on_trouble: bool = False
     is_ready: str = ""
+    metrics_from: tuple[str, ...] = ("0.0.0.0/0",)
     events: list[list[str]] = field(default_factory=list)
     # Keys asked for and not answered yet.
     asked: list[tuple[str, Callable[[Found], None]]] = field(default_factory=list)
-    counters: list[int] = field(default_factory=lambda: [0] * len(Counter))
+    counters: list[int] = field(default_factory=lambda: [0] * CELLS)
 
     def __post_init__(self) -> None:
         answers = Answers(lambda: NOW_NS / 1e9)
@@ -43,10 +46,18 @@ class Server:
             self._look_up,
             self.counters,
             client_address([f"{PEER[0]}/32"]),
+            Meter(self.counters, lambda _: None),
+            empty_on_trouble=self.empty_on_trouble,
         )
         routes = {
             **endpoints.routes(),
-            **informative(answers, {"name": "x"}, lambda: self.is_ready, lambda: b"up 1\n"),
+            **informative(
+                answers,
+                {"name": "x"},
+                lambda: self.is_ready,
+                lambda: b"up 1\n",
+                admission(self.metrics_from, [f"{PEER[0]}/32"]),
+            ),
         }
         self.bed = Bed(handler=Router(routes, answers).handle)
 
@@ -188,14 +199,25 @@ def test_an_ad_that_the_lookup_cannot_take(server: Server) -> None:
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
     # The request was made, whatever became of its answer.
     assert server.params() == {"id": KEY}
-    assert server.counted() == {"AD_UNAVAILABLE": 1}
+    assert server.counted() == {"AD_UNAVAILABLE": 1, "AD_FALLBACKS": 1}
 
 
 def test_an_ad_that_the_database_does_not_answer(server: Server) -> None:
     answer = server.ask(f"/ad?id={KEY}", found=UNAVAILABLE)
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
     assert len(server.events) == 1
-    assert server.counted() == {"AD_UNAVAILABLE": 1}
+    assert server.counted() == {"AD_UNAVAILABLE": 1, "AD_FALLBACKS": 1}
+
+
+def test_no_ad_instead_of_trouble_for_who_wants_that() -> None:
+    server = Server(empty_on_trouble=True)
+    assert server.ask(f"/ad?id={KEY}", found=UNAVAILABLE).status == 204
+    server.line_takes = False
+    assert server.ask(f"/ad?id={KEY}").status == 204
+    assert server.counted() == {"AD_UNKNOWN": 2, "AD_FALLBACKS": 2}
+    # An event that is not logged is another matter: 204 would say that it is.
+    server.log_takes = False
+    assert server.ask(f"/ad?id={KEY}").status == 503
 
 
 def test_head_of_an_ad_is_its_answer_without_the_body(server: Server) -> None:
@@ -379,6 +401,15 @@ def test_what_is_said_about_the_server_is_not_logged(server: Server) -> None:
     metrics = server.ask("/metrics")
     assert metrics.body == b"up 1\n"
     assert metrics.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+
+def test_metrics_are_not_for_everybody() -> None:
+    server = Server(metrics_from=("10.0.0.0/8",))
+    assert server.ask("/metrics").status == 403
+    forwarded = server.ask("/metrics", "X-Forwarded-For: 10.1.2.3")
+    assert (forwarded.status, forwarded.body) == (200, b"up 1\n")
+    assert server.ask("/metrics", "X-Forwarded-For: 192.0.2.7").status == 403
+    assert server.ask("/healthz").status == 200
     assert (server.events, server.counted()) == ([], {})
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prefork_ads.http.hub import FEED_SLICE_BYTES
+from prefork_ads.http.hub import FEED_SLICE_BYTES, SWEEP_SLICE
 from prefork_ads.http.message import Request
 from tests.unit.http_bed import LIMITS, Bed, Client, limits, one_by_one
 
@@ -350,6 +350,13 @@ def test_after_an_error_a_client_that_never_reads_is_given_up() -> None:
 # -- connections -----------------------------------------------------------------------------------
 
 
+def surplus(bed: Bed) -> Client:
+    """The first connection past the limit."""
+    while len(bed.hub.connections) < bed.limits.max_connections:
+        bed.connect()
+    return bed.connect()
+
+
 def test_too_many_connections() -> None:
     bed = Bed(limits=limits(max_connections=2))
     clients = [bed.connect() for _ in range(3)]
@@ -360,9 +367,142 @@ def test_too_many_connections() -> None:
     [answer] = clients[2].answers()
     assert answer.headers["retry-after"] == "1"
     assert answer.connection == "close"
+    assert len(bed.requests) == 2
     clients[2].send_eof()
     clients[0].lose()
     assert bed.connect().send(get(b"/log")).statuses() == [200]
+
+
+def test_a_full_worker_still_says_how_it_is() -> None:
+    bed = Bed(limits=limits(max_connections=2))
+    client = surplus(bed)
+    for pieces in ([get(b"/vital?now")], one_by_one(get(b"/vital"))):
+        client.send(*pieces)
+    assert client.statuses() == [200, 200]
+    assert not client.ended
+    client.send(get(b"/vitality"))
+    assert client.statuses() == [200, 200, 503]
+    assert client.ended
+
+
+def test_a_full_worker_asks_for_no_body() -> None:
+    bed = Bed(limits=limits(max_connections=1))
+    client = surplus(bed).send(post(b"", b"Expect: 100-continue\r\nContent-Length: 2"))
+    assert client.statuses() == [503]
+
+
+def test_a_full_worker_is_not_got_round_by_an_upgrade() -> None:
+    bed = Bed(limits=limits(max_connections=1))
+    upgrade = b"Connection: upgrade\r\nUpgrade: x\r\nContent-Length: 1"
+    head = b"POST /vital HTTP/1.1\r\n" + HOST + upgrade + b"\r\n\r\n"
+    client = surplus(bed).send(head + b"a" + get(b"/log"))
+    assert client.statuses() == [200, 503]
+
+
+def test_a_connection_past_the_limit_has_to_be_quick() -> None:
+    bed = Bed(limits=limits(max_connections=1))
+    client = surplus(bed)
+    bed.pass_time(LIMITS.linger_s + 0.5)
+    assert client.transport.is_closing()
+    assert client.wire == b""
+
+
+def test_far_too_many_connections_are_cut_off() -> None:
+    bed = Bed(limits=limits(max_connections=2))
+    most = bed.limits.max_connections + bed.limits.max_surplus
+    clients = [bed.connect() for _ in range(most + 5)]
+    assert [client.transport.aborted for client in clients] == [False] * most + [True] * 5
+    bed.tick()
+    assert len(bed.hub.connections) == most
+    assert bed.refusals == [503] * 5
+
+
+def test_a_client_that_has_left_already_is_not_served_when_that_is_asked() -> None:
+    bed = Bed()
+    bed.hub.is_gone = lambda transport: transport.get_extra_info("peername") == ("gone", 1)
+    gone, here = bed.connect(("gone", 1)), bed.connect(("here", 1))
+    gone.connection.data_received(get(b"/log"))
+    here.send(get(b"/log"))
+    assert gone.transport.aborted
+    assert [request.peer for request in bed.requests] == ["here"]
+
+
+# -- all clients together --------------------------------------------------------------------------
+
+
+def test_unfinished_messages_have_a_bound_together() -> None:
+    bed = Bed(limits=limits(max_held=100_000))
+    part = b"GET / HTTP/1.1\r\nX: " + b"a" * 30_000
+    clients = [bed.connect().send(part) for _ in range(6)]
+    assert [client.statuses() for client in clients] == [[], [], [], [503], [503], [503]]
+    [answer] = clients[3].answers()
+    assert answer.headers["retry-after"] == "1"
+    assert bed.connect().send(get(b"/log")).statuses() == [200], "it holds nothing"
+
+
+def test_what_was_used_up_is_not_held() -> None:
+    bed = Bed(limits=limits(max_held=100_000))
+    body = b"a" * 30_000
+    client = bed.connect()
+    for _ in range(20):
+        client.send(*reads(post(body, b"Content-Length: %d" % len(body)), 10_000))
+        bed.pass_time(0.25)
+    assert client.statuses() == [200] * 20
+    assert bed.hub.held == 0
+
+
+def test_what_stays_is_held_over_many_sweeps() -> None:
+    bed = Bed(limits=limits(max_held=100_000))
+    part = b"GET / HTTP/1.1\r\nX: " + b"a" * 30_000
+    bed.connect().send(part)
+    for _ in range(5):
+        bed.pass_time(0.25)
+        assert bed.hub.held == len(part)
+
+
+def test_requests_that_wait_unread_have_a_bound_together() -> None:
+    bed = Bed(limits=limits(max_held=500_000, max_pipelined=2))
+    stream = get(b"/later") * 5000
+    clients = [bed.connect().send(stream) for _ in range(3)]
+    while bed.later:
+        bed.later.pop(0).respond(bed.answers.no_content)
+        bed.pass_time(0.001)
+    # Those that were read already are answered.
+    assert [client.statuses()[-1] for client in clients[1:]] == [503, 503]
+    assert all(len(client.statuses()) < 1000 for client in clients[1:])
+
+
+def test_answers_that_nobody_reads_have_a_bound_together() -> None:
+    bed = Bed(limits=limits(max_held=1_000_000))
+    clients = [bed.connect().send(get(b"/log")) for _ in range(3)]
+    for client in clients:
+        client.transport.unread = 400_000
+        client.connection.pause_writing()
+    assert [client.transport.aborted for client in clients] == [False, False, True]
+    bed.tick()
+    bed.pass_time(0.25)
+    assert bed.hub.held == 800_000
+
+
+def test_a_sweep_lets_the_loop_serve_in_between() -> None:
+    bed = Bed()
+    clients = [bed.connect().send(b"GET") for _ in range(3 * SWEEP_SLICE + 1)]
+    bed.time += LIMITS.head_timeout_s + 1
+    bed.hub.sweep(bed.time)
+    assert sum(client.connection.scheduled for client in clients) == SWEEP_SLICE
+    bed.tick()
+    assert all(client.statuses() == [408] for client in clients)
+
+
+def test_a_connection_that_ends_before_its_turn_in_the_sweep() -> None:
+    bed = Bed()
+    clients = [bed.connect().send(b"GET") for _ in range(SWEEP_SLICE + 1)]
+    bed.hub.sweep(bed.time)
+    for client in clients:
+        client.lose()
+    bed.tick()
+    bed.pass_time(0.25)
+    assert bed.hub.held == 0
 
 
 # -- clients that leave ----------------------------------------------------------------------------

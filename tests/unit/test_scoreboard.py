@@ -2,10 +2,18 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from prefork_ads.process.scoreboard import ROOM_FOR_SLOTS, Scoreboard, Seat, State, seats_for
+from prefork_ads.process.scoreboard import (
+    ROOM_FOR_SLOTS,
+    NotAScoreboard,
+    Scoreboard,
+    Seat,
+    State,
+    seats_for,
+)
 
 
 def taken(board: Scoreboard, slot: int = 0) -> Seat:
@@ -130,3 +138,45 @@ def test_a_full_board_has_no_free_seat() -> None:
     for _ in board.seats:
         taken(board)
     assert board.free_seat() is None
+
+
+def test_a_stranger_reads_a_copy() -> None:
+    """By the descriptor, as through /proc; what happens afterwards is not in it."""
+    board = Scoreboard(counters=2, gauges=1, workers=3)
+    seat = taken(board, slot=1)
+    seat.pid, seat.gauges[0], seat.counters[1] = 4711, 7, 5
+    board.master.counters[1] = 1
+    board.slots = 4
+    board.describe({"url": "http://h:1"})
+    board.describe({"name": "ü"})
+    copy = Scoreboard.read(board.fd)
+    seat.counters[1] = 9
+    taken(board, slot=2)
+    assert [(s.slot, s.pid, s.gauges[0]) for s in copy.occupied()] == [(1, 4711, 7)]
+    assert copy.totals() == [0, 6]
+    assert (copy.slots, copy.started_unix_s) == (4, board.started_unix_s)
+    assert copy.facts() == {"url": "http://h:1", "name": "ü"}
+    os.close(board.fd)
+
+
+def test_what_is_no_board_is_refused(tmp_path: Path) -> None:
+    for content in (b"", b"\0" * 100, b"x" * 200_000):
+        (tmp_path / "file").write_bytes(content)
+        with (tmp_path / "file").open("rb") as file, pytest.raises(NotAScoreboard):
+            Scoreboard.read(file.fileno())
+
+
+def test_a_board_of_another_layout_is_refused() -> None:
+    board = Scoreboard(counters=1)
+    os.pwrite(board.fd, (99).to_bytes(8, "little"), 8)
+    with pytest.raises(NotAScoreboard, match="another version"):
+        Scoreboard.read(board.fd)
+    os.close(board.fd)
+
+
+def test_a_long_fact_is_cut() -> None:
+    """A description that does not fit must not stop the master."""
+    board = Scoreboard(counters=1)
+    board.describe({"a": "\x01" * 10**6, "b": "\U0001f600" * 10**6, "c": "x" * 10**6})
+    assert {name: len(str(fact)) for name, fact in board.facts().items()} == dict.fromkeys("abc", 1024)
+    os.close(board.fd)

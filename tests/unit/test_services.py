@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from prefork_ads.errors import DatabaseUnavailable
-from prefork_ads.process.children import FIRST_PAUSE_S, STABLE_AFTER_S
 from prefork_ads.process.services import Service
+from prefork_ads.process.slots import FIRST_PAUSE_S, STABLE_AFTER_S
 
 
 @dataclass

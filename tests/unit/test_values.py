@@ -107,3 +107,29 @@ def test_what_is_no_path(text: str) -> None:
 def test_what_is_no_name(text: str) -> None:
     with pytest.raises(ValueError, match=r"\A"):
         values.parse_text(text)
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", 0.0), ("0.2", 0.2), (".5", 0.5), ("20%", 0.2)])
+def test_shares(text: str, value: float) -> None:
+    assert values.parse_share(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "%", "-0.1", "1e-1", "0.2 %", "nan", "9" * 5000])
+def test_what_is_no_share(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\A"):
+        values.parse_share(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("none", "none"), ("auto", "auto"), ("3", (3,)), ("0,2, 4-6", (0, 2, 4, 5, 6))],
+)
+def test_cores(text: str, value: str | tuple[int, ...]) -> None:
+    assert values.parse_cores(text) == value
+    assert values.parse_cores(values.show_cores(value)) == value
+
+
+@pytest.mark.parametrize("text", ["", "all", "0,", "3-1", "-1", "0x1", "0-99999", "1-", "1.5"])
+def test_what_is_no_list_of_cores(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\A"):
+        values.parse_cores(text)

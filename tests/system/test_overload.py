@@ -1,0 +1,100 @@
+"""More than a server can do: it says so, goes on with what it can, and loses nothing it acknowledged.
+
+How much it goes on with is measured by hand (scripts/overload): a loaded machine's figures prove nothing.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.conftest import Database
+from tests.support import wait_until
+from tests.system.harness import ROOT, Server
+from tests.system.wire import Line, ask, message, scrape
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from overloadlib.load import Load, Period, Plan
+from overloadlib.workloads import closing
+
+CONNECTIONS = 600
+
+
+def flood(port: int, requests: list[bytes], *, rate: float, keep_alive: bool = True) -> Period:
+    """Two seconds of more than any server could do here."""
+    plan = Plan(
+        ("127.0.0.1", port), tuple(requests), rate, 2.0, 1.0, CONNECTIONS, keep_alive=keep_alive
+    )
+    total = Period()
+    for period in Load(plan).run(time.monotonic()):
+        total.add(period)
+    return total
+
+
+@contextmanager
+def asked_meanwhile(port: int) -> Iterator[list[int]]:
+    """What a worker says of itself all the time."""
+    statuses: list[int] = []
+    ended = threading.Event()
+
+    def ask_on() -> None:
+        while not ended.is_set():
+            statuses.append(ask(port, message("/healthz")).status)
+
+    thread = threading.Thread(target=ask_on)
+    thread.start()
+    try:
+        yield statuses
+    finally:
+        ended.set()
+        thread.join()
+
+
+def requests_for(path: str) -> list[bytes]:
+    return [b"GET " + path.encode() + b" HTTP/1.1\r\nHost: overload.example\r\n\r\n"]
+
+
+def test_what_is_acknowledged_in_a_flood_is_stored(database: Database) -> None:
+    with Server(dsn=database.dsn, workers=1) as server:
+        total = flood(server.port, requests_for("/log?flood=1"), rate=200_000)
+        assert total.due > total.sent > 0
+        assert total.good
+        assert ask(server.port, message("/log?after=1")).status == 204
+
+        def stored() -> int:
+            return int(
+                database.fetch("SELECT count(*) FROM request_log WHERE params ? 'flood'")[0][0]
+            )
+
+        accepted = scrape(server.port)("requests_total", endpoint="log", status="204")
+        wait_until(lambda: stored() == accepted - 1, "all that was accepted to be stored", 60)
+        assert stored() >= total.good
+
+
+def test_a_flood_of_connections_ends_with_the_flood(database: Database) -> None:
+    with Server(dsn=database.dsn, workers=1) as server:
+        total = flood(
+            server.port, closing(requests_for("/log?flood=1")), rate=50_000, keep_alive=False
+        )
+        assert total.good
+        wait_until(lambda: scrape(server.port)("connections_open") <= 1, "the flood to be gone", 60)
+        with Line(server.port) as line:
+            assert [line.ask(message("/log")).status for _ in range(50)] == [204] * 50
+
+
+def test_a_slow_database_sheds_lookups_and_nothing_else(database: Database) -> None:
+    with (
+        Server("--read-batch", "1", "--read-queue", "20", dsn=database.dsn, workers=1) as server,
+        asked_meanwhile(server.port) as health,
+    ):
+        asked = [
+            b"GET /ad?id=00000000-0000-7000-8000-%012d HTTP/1.1\r\nHost: a\r\n\r\n" % number
+            for number in range(5000)
+        ]
+        total = flood(server.port, asked, rate=50_000)
+        assert total.good
+        assert total.shed
+        assert ask(server.port, message("/log")).status == 204
+    assert set(health) == {200}

@@ -1,0 +1,197 @@
+"""What `prefork-ads status` makes of a scoreboard, and how it shows it."""
+
+import dataclasses
+import json
+import os
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefork_ads.cli.status_figures import Histogram, Look, Server, figures
+from prefork_ads.cli.status_text import render
+from prefork_ads.metrics import AD_MICROSECONDS, CELLS, INSERT_ROWS, Counter, Gauge, layout
+from prefork_ads.process.scoreboard import Scoreboard, Seat, State
+
+MASTER = 4711
+
+
+class Board:
+    """A server's board, looked at from outside as often as a test likes."""
+
+    def __init__(self, workers: int = 2) -> None:
+        self.board = Scoreboard(counters=CELLS, gauges=len(Gauge), workers=workers)
+        self.board.describe(
+            {"version": "1.2", "url": "http://h:1", "master_pid": MASTER, **layout()}
+        )
+        self.board.open_to = workers
+        self.now = 1000.0
+        self.gone: set[int] = set()
+        self.leaving = False
+        self.keeper = self.sit(-1)
+        self.workers = [self.sit(slot) for slot in range(workers)]
+
+    def sit(self, slot: int, generation: int = 1) -> Seat:
+        seat = self.board.free_seat()
+        assert seat is not None
+        seat.take(slot, generation, self.now + 30)
+        seat.pid = 5000 + seat.index
+        seat.state = State.READY
+        seat.gauges[Gauge.READERS_CONNECTED] = seat.gauges[Gauge.WRITER_CONNECTED] = int(slot >= 0)
+        return seat
+
+    def look(self) -> Look:
+        pids = {MASTER, *(seat.pid for seat in self.board.occupied())}
+        return Look(
+            board=Scoreboard.read(self.board.fd),
+            at_s=self.now,
+            ages_s={pid: None if pid in self.gone else 60.0 for pid in pids},
+            memory_bytes=dict.fromkeys(pids, 1 << 20),
+            leaving=self.leaving,
+        )
+
+    def __del__(self) -> None:
+        os.close(self.board.fd)
+
+    def figures(self, happens: Callable[[], None] = lambda: None, seconds: float = 2.0) -> Server:
+        """Between two looks something happens."""
+        before = self.look()
+        happens()
+        self.now += seconds
+        return figures(before, self.look())
+
+
+def test_rates_are_those_between_the_looks() -> None:
+    it = Board()
+    first, second = it.workers
+
+    def happens() -> None:
+        first.counters[Counter.LOG_ACCEPTED] += 10
+        second.counters[Counter.LOG_ACCEPTED] += 20
+        second.counters[Counter.AD_FOUND] += 3
+        second.counters[Counter.AD_UNAVAILABLE] += 1
+        AD_MICROSECONDS.observe(second.counters, 900, 4)
+        INSERT_ROWS.observe(first.counters, 30)
+
+    first.counters[Counter.LOG_ACCEPTED] = 1000
+    server = it.figures(happens)
+    assert server.endpoints["log"].per_s == 15
+    assert server.endpoints["log"].total == 1030
+    assert server.endpoints["log"].p50_s is None, "nothing was observed"
+    assert server.endpoints["ad"].by_status_per_s == {"200": 1.5, "204": 0, "400": 0, "503": 0.5}
+    assert server.endpoints["ad"].p99_s == pytest.approx(0.0009, rel=0.2)
+    assert server.inserts.rows_per_s == 15
+    assert [worker.requests_per_s for worker in server.workers] == [5, 12]
+    assert (server.keeper is not None, server.problems) == (True, [])
+
+
+def test_what_is_wrong_is_said() -> None:
+    it = Board(workers=3)
+    assert it.figures().healthy
+    hung, without, draining = it.workers
+    hung.beat(it.now - 5)
+    without.gauges[Gauge.WRITER_CONNECTED] = 0
+    draining.state = State.DRAINING
+    it.keeper.beat(it.now - 5)
+    without.gauges[Gauge.JOURNAL_OLDEST_MILLISECONDS] = 90_000
+    it.board.crash_looping = 1
+    it.gone = {MASTER}
+    assert it.figures().problems == [
+        f"The master (pid {MASTER}) is gone; its workers finish what they have.",
+        "Slot 2 of 3: no worker is ready.",
+        "Workers of 1 slots keep dying early; the log says why.",
+        f"Slot 0 (pid {hung.pid}) gives no sign of life.",
+        f"Keeper (pid {it.keeper.pid}) gives no sign of life.",
+        "1 of 2 workers have no connection to PostgreSQL for writing.",
+        "Events have been waiting for PostgreSQL for 90 s.",
+    ]
+
+
+def test_a_reload_is_no_trouble() -> None:
+    """A slot has two workers for a while, and one of them is ready."""
+    it = Board(workers=1)
+    it.workers[0].state = State.DRAINING
+    it.sit(0, generation=2)
+    server = it.figures()
+    assert server.healthy
+    assert [worker.generation for worker in server.workers] == [2, 1]
+
+
+def test_a_master_that_leaves_is_no_trouble() -> None:
+    it = Board()
+    for worker in it.workers:
+        worker.vacate()
+    it.leaving = True
+    server = it.figures()
+    assert server.healthy
+    assert "leaving" in render(server, 80)[0]
+
+
+def test_a_board_of_another_version() -> None:
+    """Cells are found by their names; what is not there counts as zero."""
+    it = Board()
+    names = {"ad_found": int(Counter.LOG_ACCEPTED)}
+    it.board.describe({"counters": names, "gauges": {}, "histograms": {}})
+    it.workers[0].counters[Counter.LOG_ACCEPTED] = 7
+    server = it.figures()
+    assert server.endpoints["ad"].total == 7
+    assert server.endpoints["log"].total == 0
+    assert render(server, 80)
+
+
+def test_a_board_that_has_not_been_described_yet() -> None:
+    it = Board()
+    it.board.describe({"url": ""})
+    assert "starting" in render(it.figures(), 80)[0]
+
+
+@given(st.lists(st.integers(0, 1500), min_size=1, max_size=50), st.floats(0.01, 1.0))
+def test_a_quantile_is_in_the_bucket_of_the_true_one(values: list[int], share: float) -> None:
+    bounds = [10, 100, 1000]
+    counts = [0] * 4
+    for value in values:
+        counts[bisect_left(bounds, value)] += 1
+    found = Histogram(bounds, counts, sum(values)).quantile(share)
+    rank = next(n for n in range(1, len(values) + 1) if n >= share * len(values) - 1e-9)
+    true = sorted(values)[rank - 1]
+    bucket = bisect_left(bounds, true)
+    lower = [0, *bounds][bucket]
+    assert lower <= found <= (bounds[bucket] if bucket < len(bounds) else bounds[-1])
+
+
+@settings(max_examples=50)
+@given(
+    st.integers(30, 200),
+    st.lists(st.integers(0, 2**40), min_size=CELLS, max_size=CELLS),
+    st.lists(st.integers(0, 2**40), min_size=len(Gauge), max_size=len(Gauge)),
+)
+def test_no_line_is_longer_than_the_terminal(
+    width: int, cells: list[int], gauges: list[int]
+) -> None:
+    it = Board()
+
+    def happens() -> None:
+        for index, value in enumerate(cells):
+            it.workers[0].counters[index] = value
+        for index, value in enumerate(gauges):
+            it.workers[1].gauges[index] = value
+
+    lines = render(it.figures(happens), width)
+    assert max(map(len, lines)) <= width
+    assert all(line.isprintable() for line in lines)
+
+
+def test_a_name_that_would_move_the_cursor_does_not() -> None:
+    it = Board()
+    it.board.describe({"data_dir": "/tmp/\x1b[2Jx"})
+    text = "\n".join(render(it.figures(), 200))
+    assert "\x1b" not in text
+    assert "/tmp/?[2Jx" in text
+
+
+def test_everything_can_become_json() -> None:
+    plain: dict[str, Any] = dataclasses.asdict(Board().figures())
+    assert json.loads(json.dumps(plain)) == plain
