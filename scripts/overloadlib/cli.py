@@ -1,0 +1,180 @@
+"""The command line: which load, on which server, for how long."""
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+from overloadlib import report, workloads
+from overloadlib.errors import OverloadError
+from overloadlib.load import Plan
+from overloadlib.phases import Phase, run_phase
+from overloadlib.server import Server, started
+
+PEAK_CONNECTIONS = 64
+WARM_UP_S = 2.0
+RECOVERY_SHARE = 0.5
+RECOVERY_S = 5.0
+SPARE_DESCRIPTORS = 200
+DEMO_ADS = "20000"
+
+
+def _most_connections() -> int:
+    import resource  # noqa: PLC0415 - not on every system that can ask for --help
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 28_000) if hard > 0 else 28_000
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted - SPARE_DESCRIPTORS
+
+
+def _show(phase: Phase) -> Phase:
+    print("\n".join(report.table(phase)), end="\n\n", flush=True)
+    return phase
+
+
+def _say(what: str, seconds: float) -> None:
+    print(f"{what}, {seconds:g} s …", file=sys.stderr, flush=True)
+
+
+def overload(
+    server: Server,
+    plan: Plan,
+    load_cores: list[int],
+    factor: float,
+) -> list[Phase]:
+    """The three phases, each shown when it is over."""
+
+    def phase(name: str, rate: float | None, seconds: float, connections: int) -> Phase:
+        _say(name, seconds)
+        asked = Plan(
+            plan.address,
+            plan.requests,
+            rate,
+            seconds,
+            plan.deadline_s,
+            connections,
+            plan.keep_alive,
+        )
+        return run_phase(name, asked, server, load_cores)
+
+    phase("warm-up", None, WARM_UP_S, PEAK_CONNECTIONS)
+    peak = _show(phase("peak", None, plan.duration_s, PEAK_CONNECTIONS))
+    if not peak.good_per_s:
+        raise OverloadError("no request was answered: is it the right address?")
+    over = _show(phase("overload", factor * peak.good_per_s, plan.duration_s, plan.max_connections))
+    after = _show(
+        phase("afterwards", RECOVERY_SHARE * peak.good_per_s, RECOVERY_S, plan.max_connections)
+    )
+    return [peak, over, after]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--factor",
+    type=click.FloatRange(min=1),
+    default=5.0,
+    show_default=True,
+    help="How many times the measured peak is asked.",
+)
+@click.option(
+    "--duration",
+    type=click.IntRange(min=2),
+    default=10,
+    show_default=True,
+    help="Seconds of the peak and of the overload.",
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(min=0.01),
+    default=1.0,
+    show_default=True,
+    help="Seconds after which a client gives up and closes.",
+)
+@click.option(
+    "--workload",
+    type=click.Choice(list(workloads.BY_NAME)),
+    default="log",
+    show_default=True,
+    help="A pixel, 4 KB of JSON, or an ad.",
+)
+@click.option("--connection-per-request", is_flag=True, help="No connection is used twice.")
+@click.option(
+    "--url",
+    help="A server that runs already, such as http://127.0.0.1:8080; by default "
+    "one is started for the run, on half of the cores.",
+)
+@click.option("--require", is_flag=True, help="Fail unless what the project promises is kept.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write all figures here.",
+)
+@click.argument("arguments", nargs=-1, metavar="[-- OPTIONS OF prefork-ads …]")
+def main(
+    factor: float,
+    duration: int,
+    deadline: float,
+    workload: str,
+    connection_per_request: bool,
+    url: str | None,
+    require: bool,
+    json_path: Path | None,
+    arguments: tuple[str, ...],
+) -> None:
+    """Ask a server for several times what it can do, and see what it does about it.
+
+    The load is open: each request has its moment, whether or not the ones before it were answered, and a
+    deadline, after which its client gives up. First the peak is measured with 64 connections that ask as
+    fast as they are answered; then comes the overload; then half of the peak, to see how long the server
+    takes to get well.
+
+    Columns: due by the schedule; sent (the rest found no free connection, or the load itself was behind);
+    good is 2xx in time; 503; too late is no answer by the deadline; failed is anything else.
+
+    The load needs cores of its own. With less than two cores the figures say nothing.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    half = max(1, len(cores) // 2)
+    server_cores, load_cores = cores[:half], cores[half:] or cores
+    if workload == "ad":
+        arguments = ("--demo-variants", DEMO_ADS, *arguments)
+    try:
+        with contextlib.ExitStack() as stack:
+            if url is None:
+                _say("starting a server", 0)
+                server = stack.enter_context(started(server_cores, arguments))
+            else:
+                parts = urlsplit(url)
+                server = Server((parts.hostname or "127.0.0.1", parts.port or 80), None, None)
+                load_cores = cores
+            requests = workloads.BY_NAME[workload](server)
+            if connection_per_request:
+                requests = workloads.closing(requests)
+            plan = Plan(
+                server.address,
+                tuple(requests),
+                None,
+                float(duration),
+                deadline,
+                _most_connections(),
+                not connection_per_request,
+            )
+            peak, over, after = phases = overload(server, plan, load_cores, factor)
+    except OverloadError as error:
+        raise SystemExit(f"overload: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    print(report.offered(peak, over))
+    found = report.verdicts(peak, over, after)
+    print("\n".join(map(str, found)))
+    if json_path is not None:
+        json_path.write_text(json.dumps(report.as_json(phases), indent=1) + "\n")
+    if require and not all(verdict.kept for verdict in found):
+        raise SystemExit(1)

@@ -1,0 +1,98 @@
+"""One run: what is the most it can do, what does it do when asked for more, and when is it well again.
+
+The load comes from one process per core that the server does not have. Each is a fork, so that nothing has
+to be imported again, and hands its figures back through a pipe.
+"""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+
+from overloadlib.load import Load, Period, Plan
+from overloadlib.server import Server
+
+LEAD_S = 0.5
+MEMORY_EVERY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """The figures of one phase."""
+
+    name: str
+    rate: float | None
+    duration_s: float
+    periods: Sequence[Period]
+    # The most that all workers had in memory; None if that cannot be seen.
+    memory_bytes: int | None
+
+    @property
+    def total(self) -> Period:
+        total = Period()
+        for period in self.periods:
+            total.add(period)
+        return total
+
+    @property
+    def good_per_s(self) -> float:
+        return self.total.good / self.duration_s
+
+
+def run_phase(name: str, plan: Plan, server: Server, cores: Sequence[int]) -> Phase:
+    """Carry out a plan for all cores together."""
+    share = replace(
+        plan,
+        rate=None if plan.rate is None else plan.rate / len(cores),
+        max_connections=max(1, plan.max_connections // len(cores)),
+    )
+    context = multiprocessing.get_context("fork")
+    start = time.monotonic() + LEAD_S
+    ours, theirs = zip(*(context.Pipe(duplex=False) for _ in cores), strict=True)
+    processes = [
+        context.Process(target=_work, args=(share, start, core, pipe))
+        for core, pipe in zip(cores, theirs, strict=True)
+    ]
+    for process in processes:
+        process.start()
+    with _MemoryWatch(server) as memory:
+        parts: list[list[Period]] = [pipe.recv() for pipe in ours]
+    for process in processes:
+        process.join()
+    periods = parts[0]
+    for part in parts[1:]:
+        for mine, other in zip(periods, part, strict=True):
+            mine.add(other)
+    return Phase(name, plan.rate, plan.duration_s, periods, memory.most)
+
+
+def _work(plan: Plan, start: float, core: int, pipe: "Connection[list[Period], None]") -> None:
+    os.sched_setaffinity(0, {core})
+    pipe.send(Load(plan).run(start))
+
+
+class _MemoryWatch:
+    """Looks at the server's memory now and then, beside the load."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.most: int | None = None
+
+    def __enter__(self) -> "_MemoryWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(MEMORY_EVERY_S):
+            now = self._server.memory_bytes()
+            if now is not None:
+                self.most = max(now, self.most or 0)

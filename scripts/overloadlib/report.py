@@ -1,0 +1,133 @@
+"""What a run found, as a table for people, verdicts, and JSON."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from overloadlib.load import PERIOD_S, Period
+from overloadlib.phases import Phase
+
+PER_ROW = round(1 / PERIOD_S)
+# What the project promises for five times the peak.
+GOODPUT_SHARE = 0.9
+P99_LIMIT_S = 1.0
+RECOVERY_LIMIT_S = 2.0
+MEMORY_GROWTH = 1.5
+# A period is well again when all but this share of its requests are answered.
+WELL_SHARE = 0.99
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """By rank; None without values."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
+
+
+def table(phase: Phase) -> list[str]:
+    """One line a second, and the sum."""
+    asked = "as fast as it is answered" if phase.rate is None else f"{phase.rate:,.0f}/s"
+    memory = "" if phase.memory_bytes is None else f"; workers {phase.memory_bytes >> 20} MB"
+    lines = [
+        f"{phase.name}: {asked}{memory}",
+        "   second      due     sent     good      503  too late   failed   p50 ms   p99 ms",
+    ]
+    for second in range(0, round(phase.duration_s)):
+        row = Period()
+        for period in phase.periods[second * PER_ROW : (second + 1) * PER_ROW]:
+            row.add(period)
+        lines.append(_row(str(second + 1), row))
+    lines.append(_row("all", phase.total))
+    return lines
+
+
+def _row(name: str, row: Period) -> str:
+    times = "".join(
+        f"{'-' if value is None else format(1000 * value, '.0f'):>9}"
+        for value in (percentile(row.latencies, 0.5), percentile(row.latencies, 0.99))
+    )
+    return (
+        f"{name:>9}{row.due:>9,}{row.sent:>9,}{row.good:>9,}{row.shed:>9,}"
+        f"{row.late:>10,}{row.failed:>9,}{times}"
+    )
+
+
+def recovered_after_s(phase: Phase) -> float | None:
+    """Seconds until the last period in which not all were answered; None if it never was well."""
+    last_bad = -1
+    for number, period in enumerate(phase.periods):
+        if period.due and period.good < WELL_SHARE * period.due:
+            last_bad = number
+    seconds = (last_bad + 1) * PERIOD_S
+    return seconds if seconds < phase.duration_s else None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One promise, and whether it was kept."""
+
+    promise: str
+    found: str
+    kept: bool
+
+    def __str__(self) -> str:
+        return f"  {'ok  ' if self.kept else 'MISS'}  {self.promise:<46} {self.found}"
+
+
+def verdicts(peak: Phase, over: Phase, after: Phase) -> list[Verdict]:
+    share = over.good_per_s / peak.good_per_s if peak.good_per_s else 0.0
+    p99_s = percentile(over.total.latencies, 0.99)
+    recovery_s = recovered_after_s(after)
+    found = [
+        Verdict(
+            f"goodput at least {GOODPUT_SHARE:.0%} of the peak",
+            f"{share:.0%}: {over.good_per_s:,.0f}/s of {peak.good_per_s:,.0f}/s",
+            share >= GOODPUT_SHARE,
+        ),
+        Verdict(
+            f"p99 of the answered under {P99_LIMIT_S:g} s",
+            "nobody was answered" if p99_s is None else f"{p99_s:.3f} s",
+            p99_s is not None and p99_s < P99_LIMIT_S,
+        ),
+        Verdict(
+            f"well again within {RECOVERY_LIMIT_S:g} s",
+            "not at all" if recovery_s is None else f"{recovery_s:.1f} s",
+            recovery_s is not None and recovery_s <= RECOVERY_LIMIT_S,
+        ),
+    ]
+    if peak.memory_bytes is not None and over.memory_bytes is not None:
+        growth = over.memory_bytes / max(1, peak.memory_bytes)
+        found.append(
+            Verdict(
+                f"workers' memory at most {MEMORY_GROWTH:g} times that at the peak",
+                f"{growth:.2f}: {over.memory_bytes >> 20} MB",
+                growth <= MEMORY_GROWTH,
+            )
+        )
+    return found
+
+
+def offered(peak: Phase, over: Phase) -> str:
+    """How much of the schedule was really asked: a load of our own can be too slow as well."""
+    sent_per_s = over.total.sent / over.duration_s
+    times = sent_per_s / peak.good_per_s if peak.good_per_s else 0.0
+    return f"really sent: {sent_per_s:,.0f}/s, {times:.1f} times the peak"
+
+
+def as_json(phases: Sequence[Phase]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": phase.name,
+            "rate": phase.rate,
+            "duration_s": phase.duration_s,
+            "memory_bytes": phase.memory_bytes,
+            "p99_s": percentile(phase.total.latencies, 0.99),
+            "periods": [
+                {
+                    name: getattr(period, name)
+                    for name in ("due", "sent", "good", "shed", "late", "failed")
+                }
+                for period in phase.periods
+            ],
+        }
+        for phase in phases
+    ]
