@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from benchlib.contenders import BY_NAME, CEILING, OURS
+from benchlib.contenders import BY_NAME, CEILING, OURS, WITHOUT_JOURNAL
 from benchlib.plan import Case, Workload
 from benchlib.summary import WORKLOAD_TITLES, Medians
 
@@ -90,7 +90,12 @@ class Chart:
             )
             return (0 if name == OURS else 2 if name == CEILING else 1), -best
 
-        measured = [n for n in self.names if any(self._bars(n, workload) for workload in Workload)]
+        # The chart compares servers; what our own parts cost is in the table.
+        measured = [
+            n
+            for n in self.names
+            if n != WITHOUT_JOURNAL and any(self._bars(n, workload) for workload in Workload)
+        ]
         return sorted(measured, key=rank)
 
     def _figure(self, name: str, workload: Workload, workers: int) -> float | None:

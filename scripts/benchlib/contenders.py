@@ -12,6 +12,7 @@ from benchlib.plan import Capability, Workload
 from benchlib.servers import HOST
 
 OURS = "prefork-ads"
+WITHOUT_JOURNAL = "no-journal"
 CEILING = "ceiling"
 BOTH = frozenset(Workload)
 
@@ -72,9 +73,13 @@ def _python_peer(file: str, *arguments: str) -> Callable[[BenchEnvironment], lis
     ]
 
 
-def _ours(environment: BenchEnvironment) -> list[str]:
+def _ours(*arguments: str) -> Callable[[BenchEnvironment], list[str]]:
     # Nothing of a run is left outside .bench/.
-    return [str(environment.prefork_ads), "--data-dir", str(environment.directory / "data")]
+    return lambda environment: [
+        str(environment.prefork_ads),
+        *("--data-dir", str(environment.directory / "data")),
+        *arguments,
+    ]
 
 
 def _go(environment: BenchEnvironment) -> list[str]:
@@ -82,7 +87,16 @@ def _go(environment: BenchEnvironment) -> list[str]:
 
 
 ALL = (
-    Contender(OURS, "prefork-ads", _ours, LogTable("request_log"), ready_path="/readyz"),
+    Contender(OURS, "prefork-ads", _ours(), LogTable("request_log"), ready_path="/readyz"),
+    # What the promise that nothing is lost costs: the same program without it.
+    Contender(
+        WITHOUT_JOURNAL,
+        "prefork-ads, no journal",
+        _ours("--journal", "off"),
+        LogTable("request_log"),
+        workloads=frozenset({Workload.LOG}),
+        ready_path="/readyz",
+    ),
     Contender(
         "original",
         "the original's design",
@@ -129,7 +143,7 @@ BY_NAME = {contender.name: contender for contender in ALL}
 
 def unavailable(contender: Contender, environment: BenchEnvironment) -> str | None:
     """Why it cannot run here, or None."""
-    if contender.name == OURS and not Path(environment.prefork_ads).exists():
+    if contender.name in (OURS, WITHOUT_JOURNAL) and not Path(environment.prefork_ads).exists():
         return f"{environment.prefork_ads} is missing; run scripts/setup"
     if contender.name == "go":
         return environment.build_go()
