@@ -178,5 +178,7 @@ def test_a_long_fact_is_cut() -> None:
     """A description that does not fit must not stop the master."""
     board = Scoreboard(counters=1)
     board.describe({"a": "\x01" * 10**6, "b": "\U0001f600" * 10**6, "c": "x" * 10**6})
-    assert {name: len(str(fact)) for name, fact in board.facts().items()} == dict.fromkeys("abc", 1024)
+    assert {name: len(str(fact)) for name, fact in board.facts().items()} == dict.fromkeys(
+        "abc", 1024
+    )
     os.close(board.fd)
