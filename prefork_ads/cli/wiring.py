@@ -27,7 +27,7 @@ from prefork_ads.errors import DataDirError
 from prefork_ads.events.segments import prepare_directory
 from prefork_ads.metrics import CELLS, Gauge, layout
 from prefork_ads.options import OPTIONS
-from prefork_ads.process import activation, affinity, listener, log
+from prefork_ads.process import activation, affinity, listener, log, streams
 from prefork_ads.process.keeper import keeper_main
 from prefork_ads.process.log import logger
 from prefork_ads.process.master import Master
@@ -43,6 +43,7 @@ _WILDCARDS = {"//0.0.0.0:": "//127.0.0.1:", "//[::]:": "//[::1]:"}
 
 def serve(config: Config, load_config: Callable[[], Config], demo_variants: int) -> int:
     """Serve until told to stop; the exit status."""
+    streams.take_places()
     log.open_log(config.log_format, config.log_file)
     log.configure("master")
     database = name_of(config)
@@ -205,7 +206,7 @@ def _show(text: str) -> None:
     try:
         say(text)
     except OSError:
-        pass
+        streams.flush()
 
 
 def _report(message: str) -> None:

@@ -113,8 +113,11 @@ def child_options(user: User | None, at_parents_death: signal.Signals) -> dict[s
         "cwd": "/",
         "start_new_session": True,
         "umask": 0o077,
-        # PGDATA, PGOPTIONS and the like of whoever started us are not meant for this server.
-        "env": {k: v for k, v in os.environ.items() if not k.startswith("PG")},
+        # PGDATA, PGOPTIONS and the like of whoever started us are not meant for this server, and a
+        # PostgreSQL that knows systemd must not speak for us.
+        "env": {
+            k: v for k, v in os.environ.items() if not k.startswith("PG") and k != "NOTIFY_SOCKET"
+        },
         # Runs last before exec: after the change of user, which would clear the death signal.
         "preexec_fn": _Settle(at_parents_death, os.getpid()),
     }

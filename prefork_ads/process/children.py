@@ -526,7 +526,8 @@ class Children:
         slot.has_queue = False
         if slot.current is None:
             slot.generation = self._proven_generation()
-            self._join_reload(slot)
+        # Also with a child, one that was started for its queue before the reload began.
+        self._join_reload(slot)
 
     def _proven_generation(self) -> int:
         """The newest one that a slot has changed over to, or all began with."""

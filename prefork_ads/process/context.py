@@ -31,7 +31,10 @@ class ChildContext:
 
     def beat(self) -> None:
         """Alive: call it from the loop that serves, several times in `worker_timeout_s`."""
-        self.seat.beat(time.monotonic() + self.config.worker_timeout_s)
+        now = time.monotonic()
+        self.seat.beat(now + self.config.worker_timeout_s)
+        # For who looks from outside, and does not know this child's time limit.
+        self.seat.beaten_at = now
 
     def announce_ready(self) -> None:
         """The child serves from now on; at boot and at reload the master waits for this."""

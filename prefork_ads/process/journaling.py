@@ -32,6 +32,8 @@ from prefork_ads.process.safety import JournalSafety
 
 # What removing the last files may take; those that are left are seen to by the keeper.
 CLOSE_LIMIT_S: Final = 1.0
+# Below this share of what it may hold, a journal that was full is so no more.
+_ROOM_AGAIN: Final = 0.9
 
 
 class Journaling:
@@ -43,6 +45,8 @@ class Journaling:
         self._config = config
         self._report = report
         self.journal = _make(config, report)
+        self.full = False
+        self._refusals = 0
         # One thread: a disk that is slow for one group is not quicker for two.
         self._executor = ThreadPoolExecutor(1, "journal-sync")
 
@@ -63,8 +67,13 @@ class Journaling:
         gauges[Gauge.LOG_ROWS_WAITING] = journal.backlog_rows
         gauges[Gauge.LOG_BYTES_WAITING] = journal.backlog_bytes
         gauges[Gauge.JOURNAL_OLDEST_MILLISECONDS] = int(journal.oldest_unshipped_s * 1000)
-        if not self.durable:
-            return
+        if self.durable:
+            self._share()
+        self._tell_if_full()
+
+    def _share(self) -> None:
+        """What the other seats leave free is ours."""
+        journal, gauges = self.journal, self._context.seat.gauges
         gauges[Gauge.JOURNAL_BYTES] = journal.backlog_bytes
         others = sum(
             seat.gauges[Gauge.JOURNAL_BYTES]
@@ -72,6 +81,22 @@ class Journaling:
             if seat is not self._context.seat
         )
         journal.allowance = max(0, self._config.journal_max_bytes - others)
+
+    def _tell_if_full(self) -> None:
+        """Requests that were refused since the last look say so; what has been shipped, that it is over."""
+        journal = self.journal
+        refused = journal.refusals - self._refusals
+        self._refusals = journal.refusals
+        if journal.failing:
+            return
+        if refused and not self.full:
+            self.full = True
+            self._report(
+                "journal: full of events that PostgreSQL has not taken; answering 503 until it does"
+            )
+        elif self.full and not refused and journal.backlog_bytes < _ROOM_AGAIN * journal.allowance:
+            self.full = False
+            self._report("journal: there is room again")
 
     def syncing(self, loop: asyncio.AbstractEventLoop) -> "list[asyncio.Task[None]]":
         """With --journal-sync interval, the task that does it."""

@@ -259,6 +259,8 @@ class _Workers:
 
     def __init__(self) -> None:
         self._by_pid: dict[int, int] = {}
+        # Ended, and still in a seat: the master has not buried them yet, which may take it a while.
+        self._unburied: set[int] = set()
 
     @property
     def descriptors(self) -> Collection[int]:
@@ -270,12 +272,13 @@ class _Workers:
         over = [pid for pid, descriptor in self._by_pid.items() if _is_readable(descriptor)]
         for pid in over:
             os.close(self._by_pid.pop(pid))
-        for seat in board.occupied():
-            if seat.slot >= 0 and seat.pid and seat.pid not in self._by_pid:
-                # One that has ended meanwhile, or a kernel that does not know how: the next look
-                # will come in any case.
-                with contextlib.suppress(OSError):
-                    self._by_pid[seat.pid] = os.pidfd_open(seat.pid)
+        seated = {seat.pid for seat in board.occupied() if seat.slot >= 0 and seat.pid}
+        self._unburied = (self._unburied | set(over)) & seated
+        for pid in seated - self._by_pid.keys() - self._unburied:
+            # One that has ended meanwhile, or a kernel that does not know how: the next look will come
+            # in any case.
+            with contextlib.suppress(OSError):
+                self._by_pid[pid] = os.pidfd_open(pid)
         return bool(over)
 
 

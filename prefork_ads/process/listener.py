@@ -290,7 +290,10 @@ def refuse_new(listener: socket.socket) -> None:
     if listener.family == socket.AF_UNIX:
         _unlink(listener)
         return
-    listener.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, _NO_SUCH_INTERFACE)
+    # Two workers of one slot may both come here, the old one and its successor, and only root may bind
+    # a second time.
+    if listener.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX) != _NO_SUCH_INTERFACE:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, _NO_SUCH_INTERFACE)
 
 
 def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[object, ...]]]:

@@ -153,7 +153,12 @@ class LogSink:
     def _write_file(self, line: bytes) -> int:
         assert self._path is not None
         if self._is_moved(self._path):
-            self._open_file(self._path)
+            try:
+                self._open_file(self._path)
+            except OSError:
+                # The new one may be somebody else's. The old one will do as long as it has a name.
+                if not os.fstat(self._file).st_nlink:
+                    raise
         return os.write(self._file, line)
 
     def _is_moved(self, path: Path) -> bool:

@@ -11,9 +11,9 @@ One loop sleeps until a signal comes, a child speaks, or a deadline has come, an
 named after the signal. So everything here happens in one place, one thing after the other. Nothing is
 polled.
 
-When the master is woken much later than it asked for, the machine was suspended or the container
-frozen, and everybody's deadline may have passed unheard. Then the children get a moment to speak
-before anybody is killed.
+When the master is woken much later than it asked for, the container was frozen or the virtual machine
+paused (the clock stands still while a machine is suspended), and everybody's deadline may have passed
+unheard. Then the children get a moment to speak before anybody is killed.
 
 A reload loads the settings and makes a new generation of children. Each generation has its own
 settings for as long as a child of it may be started: after a reload that was given up half way two
@@ -123,6 +123,8 @@ class Master:
         self._configs = {self._last_generation: config}
         self._reload_wanted = False
         self._upgrade_wanted = False
+        # One that the successor was told to carry out.
+        self._reload_handed = False
         # From taking the port to giving it back.
         # An upgrade begins with the slots there are: each has a listener with a queue.
         self._wanted = wanted_workers(config, predecessor)
@@ -207,7 +209,8 @@ class Master:
         restarts = [s.restart_at_s for s in self._services] if answers_for_them else []
         return min(
             *(self._crew.wake_at_s(), self._kill_at_s),
-            *(self._succession.wake_at_s, self._alone_at_s),
+            # While children live their ends wake us; the time may be over already.
+            *(self._succession.wake_at_s, math.inf if len(self._children) else self._alone_at_s),
             *(self._watchdog.due_at_s, self._speak_at_s),
             *(at for at in restarts if at is not None),
         )
@@ -440,7 +443,7 @@ class Master:
             )
         self._last_generation += 1
         self._configs[self._last_generation] = config
-        self._children.drain_timeout_s = config.drain_timeout_s
+        self._set_drain_timeout()
         self._children.reload(self._last_generation)
         logger.info("reload: started generation=%d", self._last_generation)
         if self._children.wanted != config.workers:
@@ -451,7 +454,12 @@ class Master:
     def _end_reload(self) -> None:
         for generation in set(self._configs) - self._children.generations:
             del self._configs[generation]
+        self._set_drain_timeout()
         self._notifier.ready(f"Serving: {self._serving()}")
+
+    def _set_drain_timeout(self) -> None:
+        # A child divides the time of its own generation, and must not be killed at the end of a shorter one.
+        self._children.drain_timeout_s = max(c.drain_timeout_s for c in self._configs.values())
 
     # Stop.
 
@@ -520,8 +528,8 @@ class Master:
 
     def _yield(self, successor: Successor) -> None:
         logger.info("upgrade: master pid=%d is ready and takes over; draining", successor.pid)
-        reload, self._reload_wanted = self._reload_wanted, False
-        self._handover.yield_to(successor, reload=reload)
+        self._reload_handed, self._reload_wanted = self._reload_wanted, False
+        self._handover.yield_to(successor, reload=self._reload_handed)
         self._stopping = True
         self._children.stop()
 
@@ -540,9 +548,12 @@ class Master:
         logger.error("upgrade: master pid=%d %s; this one takes the server back", pid, reason)
         self._stopping = False
         self._unclean = 0
+        # Whatever became of it there, the settings here are the old ones.
+        self._reload_wanted = self._reload_handed
         self._children.resume()
         self._handover.be_alone()
         self._be_server(pid)
+        self._notifier.main_pid(os.getpid())
         self._notifier.ready(f"Serving: {self._serving()}")
 
     def _stop_other_masters(self, now_s: float) -> None:

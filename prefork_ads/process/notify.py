@@ -7,9 +7,11 @@ What systemd makes of it, and what follows for us:
 
 - RELOADING=1 counts only with MONOTONIC_USEC, a time that is not before the reload was asked for; READY=1
   ends the reload. It waits for that pair, so a reload that is refused answers with it too.
-- MAINPID=… is taken from the process that is the main one so far (NotifyAccess=main) while the service
-  runs, and the new one has to live in the service's control group. So the old master sends it at an
-  upgrade, and only then does the new one speak: what it said before would be thrown away.
+- MAINPID=… is taken while the service runs, for a process that lives in its control group. The old master
+  sends it at an upgrade, and only then does the new one speak: with NotifyAccess=main what it said before
+  would be thrown away. A new one that dies while the old one drains has been the main process already, so
+  the old one names itself again, which takes NotifyAccess=all. Nothing else of ours has the socket:
+  programs that we start get an environment without it.
 - STOPPING=1 cannot be taken back (since version 259), so a master that leaves after an upgrade does
   not send it: the service goes on.
 - WATCHDOG_PID names who has to feed the dog. After an upgrade that is another process; the one that hands

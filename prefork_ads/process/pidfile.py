@@ -15,6 +15,8 @@ from pathlib import Path
 from prefork_ads.errors import ConfigError
 
 _OUR_NAME = b"prefork"
+# More than any pid file has.
+_LONGEST_BYTES = 64
 
 
 class PidFile:
@@ -73,6 +75,8 @@ class PidFile:
         pid = _read(self._path)
         if pid is not None and pid != os.getpid() and _is_running(pid):
             raise self._taken(pid)
+        if pid is None and not _is_blank(self._path):
+            raise ConfigError(f"{self._path} exists and is no pid file; choose another --pid-file.")
         self._path.unlink(missing_ok=True)
 
     def _taken(self, pid: int | None) -> ConfigError:
@@ -87,6 +91,16 @@ def _read(path: Path) -> int | None:
         return int(path.read_text())
     except (OSError, ValueError):
         return None
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether nothing is lost with it. A crash of the machine may leave a file of ours empty or all zeros."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LONGEST_BYTES)
+    except FileNotFoundError:
+        return True
+    return len(content) < _LONGEST_BYTES and not content.strip(b"\0 \n")
 
 
 def _is_running(pid: int) -> bool:

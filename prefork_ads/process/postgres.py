@@ -24,7 +24,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -36,7 +35,7 @@ from setproctitle import setproctitle
 from prefork_ads import errors
 from prefork_ads.db.embedded import EmbeddedPostgres
 from prefork_ads.errors import DataDirError, PreforkAdsError
-from prefork_ads.process import log
+from prefork_ads.process import log, streams
 from prefork_ads.process.log import logger
 from prefork_ads.process.services import Service
 from prefork_ads.process.signals import Signals
@@ -92,12 +91,19 @@ class PostgresOwner:
         """Fork an owner; returns when PostgreSQL takes queries, and fails as it fails."""
         self.let_go()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if pid == 0:
-            _become_owner(self.data_dir, theirs)
-        theirs.close()
+        streams.flush()
+        # See `spawn`: until the owner has handlers of its own, a signal to it would be taken for one to us.
+        before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _become_owner(self.data_dir, theirs, before)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
         self._lifeline, self.pid, self.shared = ours, pid, False
         try:
             word = _word(ours)
@@ -156,7 +162,9 @@ def _error(word: Mapping[str, Any]) -> PreforkAdsError:
 # In the owner.
 
 
-def _become_owner(data_dir: Path, lifeline: socket.socket) -> NoReturn:
+def _become_owner(
+    data_dir: Path, lifeline: socket.socket, mask: set[int | signal.Signals]
+) -> NoReturn:
     """The owner's whole life; never returns into the master's frames."""
     status = 1
     try:
@@ -164,13 +172,18 @@ def _become_owner(data_dir: Path, lifeline: socket.socket) -> NoReturn:
         _close_what_is_the_masters(lifeline.fileno())
         setproctitle("postgres owner of prefork-ads")
         log.configure("postgres")
-        _Owner(data_dir, lifeline).run()
+        owner = _Owner(data_dir, lifeline)
+        # Not later: PostgreSQL would inherit the mask.
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        owner.run()
         status = 0
     except BaseException:  # noqa: BLE001 - the last frame of this process: say why and leave
         logger.error("failed\n%s", traceback.format_exc().rstrip())
     finally:
-        log.finish()
-        os._exit(status)
+        try:
+            log.finish()
+        finally:
+            os._exit(status)
 
 
 def _close_what_is_the_masters(kept_fd: int) -> None:

@@ -62,4 +62,11 @@ class JournalSafety:
                 self._report(f"journal: {error}")
             done(error is None and not syncing.cancelled())
 
-        self._loop.run_in_executor(self._executor, self._journal.sync).add_done_callback(ended)
+        try:
+            syncing = self._loop.run_in_executor(self._executor, self._journal.sync)
+        except RuntimeError as error:
+            # No thread to be had.
+            self._report(f"journal: {error}")
+            self._loop.call_soon(done, False)
+        else:
+            syncing.add_done_callback(ended)

@@ -53,6 +53,9 @@ _DESCRIPTION_AT = 2 * _PAIR_OF_LINES
 # No single fact of the description is longer, so they all fit.
 _LONGEST_FACT = 1024
 
+# What a stranger reads at most: what stands in front is the word of another user, and root looks at all.
+_LARGEST_BYTES = 256 << 20
+
 # Words of the front.
 _MAGIC_AT, _LAYOUT_AT, _COUNTERS, _GAUGES, _SEATS, _USED, _SLOTS, _STARTED_US, _TEXT_BYTES = range(
     9
@@ -91,7 +94,7 @@ class Wish(IntEnum):
 
 
 # Words of a seat's header.
-_STATE, _PID, _SLOT, _GENERATION, _DEADLINE, _WISH = range(6)
+_STATE, _PID, _SLOT, _GENERATION, _DEADLINE, _WISH, _BEATEN_AT = range(7)
 
 
 def _round_up(size: int, unit: int) -> int:
@@ -159,11 +162,21 @@ class Seat:
         """Alive, and to be believed so until then."""
         self._deadline[_DEADLINE] = deadline_monotonic
 
+    @property
+    def beaten_at(self) -> float:
+        """Monotonic seconds of the child's last beat; zero where that is not known."""
+        return self._deadline[_BEATEN_AT]
+
+    @beaten_at.setter
+    def beaten_at(self, monotonic: float) -> None:
+        self._deadline[_BEATEN_AT] = monotonic
+
     def take(self, slot: int, generation: int, deadline_monotonic: float) -> None:
         """Master, before the fork: a child that hangs before its first line is late all the same."""
         self._header[_SLOT] = slot
         self._header[_GENERATION] = generation
         self.wish = Wish.NONE
+        self.beaten_at = 0.0
         self.beat(deadline_monotonic)
         self.state = State.BOOTING
 
@@ -214,6 +227,8 @@ class Scoreboard:
             raise NotAScoreboard("the scoreboard of another version")
         shape = _Shape(words[_COUNTERS], words[_GAUGES], words[_USED])
         seats_bytes = (1 + shape.seats) * shape.stride
+        if seats_bytes > _LARGEST_BYTES:
+            raise NotAScoreboard("a scoreboard that is too large to be true")
         seats = os.pread(fd, seats_bytes, _FRONT_BYTES)
         if len(seats) < seats_bytes:
             raise NotAScoreboard("a scoreboard that is cut off")

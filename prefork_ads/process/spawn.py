@@ -17,14 +17,13 @@ import gc
 import os
 import random
 import signal
-import sys
 import traceback
 from collections.abc import Callable
 
 from setproctitle import setproctitle
 
 from prefork_ads.errors import PreforkAdsError
-from prefork_ads.process import log
+from prefork_ads.process import log, streams
 from prefork_ads.process.context import ChildContext, EntryPoint
 
 _PR_SET_PDEATHSIG = 1
@@ -62,9 +61,7 @@ def spawn(
 
     `shed` runs first in the child: it closes what belongs to the master or to other children.
     """
-    # What waits in a buffer now would be written twice, by us and by the child at its end.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    streams.flush()
     before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     try:
         pid = os.fork()
@@ -97,10 +94,12 @@ def _run(
     except BaseException:  # noqa: BLE001 - the last frame of this process: say why and leave
         log.logger.error("failed\n%s", traceback.format_exc().rstrip())
     finally:
-        log.finish()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        # Whatever fails here: what came back from this would be a second master.
+        try:
+            log.finish()
+            streams.flush()
+        finally:
+            os._exit(status)
 
 
 def _become_child(role: str, context: ChildContext, shed: Callable[[], None]) -> None:

@@ -53,6 +53,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from prefork_ads.errors import ConfigError
+from prefork_ads.process import streams
 
 VARIABLE: Final = "PREFORK_ADS_HANDOVER"
 _FORMAT: Final = 1
@@ -165,8 +166,7 @@ class Successor:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environ = dict(os.environ)
         parent = os.getpid()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        streams.flush()
         # See `spawn`: a handler of ours that runs in the child would be taken for our own signal.
         before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         try:

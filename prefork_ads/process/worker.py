@@ -235,6 +235,8 @@ class Worker:
             return "This worker is stopping."
         if self._journaling.journal.failing:
             return "The journal cannot be written."
+        if self._journaling.full:
+            return "The journal is full."
         if not self._writer.connected.is_set():
             return "The writer has no connection to PostgreSQL."
         if not any(reader.connected.is_set() for reader in self._readers):

@@ -203,3 +203,35 @@ def test_a_lost_connection_is_made_again_and_leadership_with_it(
 
     wait_until(led_twice, "the keeper to lead again")
     assert running.stop() == 0
+
+
+def test_a_worker_that_nobody_has_buried_yet_is_news_once() -> None:
+    """A master that is held up buries nobody; its keeper must not turn in circles meanwhile."""
+    board = Scoreboard(counters=CELLS, gauges=len(Gauge))
+    seat = board.free_seat()
+    assert seat is not None
+    seat.take(0, 1, 0.0)
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(write)
+        os.read(read, 1)
+        os._exit(0)
+    os.close(read)
+    seat.pid = pid
+    workers = keeper._Workers()
+    assert not workers.ended(board)
+    os.close(write)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert workers.ended(board)
+    assert not workers.ended(board)
+    assert not workers.descriptors
+    os.waitpid(pid, 0)
+    seat.vacate()
+    assert not workers.ended(board)
+    seat.take(0, 1, 0.0)
+    # The kernel may give the same number again.
+    seat.pid = os.getpid()
+    assert not workers.ended(board)
+    assert len(workers.descriptors) == 1
+    os.close(*workers.descriptors)

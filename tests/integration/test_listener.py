@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -527,11 +528,22 @@ def test_a_unix_socket_has_one_queue_however_many_slots_there_are(tmp_path: Path
             accepted[0].close()
 
 
-def test_refusing_twice_is_harmless(tmp_path: Path) -> None:
-    with listening(slots=1) as tcp, closing(open_unix(tmp_path / "s", slots=1, backlog=1)) as unix:
-        for listener in (tcp.of(0)[0], unix.of(0)[0]):
-            refuse_new(listener)
-            refuse_new(listener)
+def test_refusing_twice_is_harmless() -> None:
+    """Two workers share a slot in a reload, and an ordinary user may bind to an interface only once."""
+
+    def as_ordinary_user() -> None:
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        with listening(slots=1) as tcp, closing(open_unix(path, slots=1, backlog=1)) as unix:
+            for listener in (tcp.of(0)[0], unix.of(0)[0]):
+                refuse_new(listener)
+                refuse_new(listener)
+
+    # Not tmp_path, which is its owner's alone.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s"
+        path.parent.chmod(0o777)
+        _in_child(as_ordinary_user)
 
 
 def test_the_owner_of_a_port_nobody_has_is_nobody() -> None:

@@ -454,6 +454,23 @@ def test_a_reload_replaces_every_child_and_takes_the_new_configuration() -> None
         assert server.count(r"pid=\d+ exited status=0") == 3
 
 
+def test_a_reload_that_shortens_the_drain_leaves_old_workers_the_time_they_reckon_with() -> None:
+    with toy("drain_timeout_s=300", "worker_timeout_s=300", workers=1) as server:
+        old = server.worker(0)
+        freeze(old)
+        (server.folder / "config").write_text("drain_timeout_s=0.5")
+        server.signal(signal.SIGHUP)
+        server.wait_for_line(r"worker slot=0 pid=\d+ started generation=2")
+        wait_for_mask(old, "ShdPnd", signal.SIGTERM)
+        # To add a slot and take it away again lasts longer than the new limit.
+        grow(server, slot=1)
+        server.signal(signal.SIGTTOU)
+        server.wait_for_line("worker 1 is gone, its listener closed")
+        os.kill(old, signal.SIGCONT)
+        server.wait_for_line(rf"worker slot=0 pid={old} exited status=0")
+        server.wait_for_line("reload: done generation=2")
+
+
 def test_a_reload_with_a_broken_configuration_changes_nothing() -> None:
     with toy(workers=1) as server:
         before = ask(server)

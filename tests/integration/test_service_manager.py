@@ -18,7 +18,7 @@ INTERVAL_S = 0.4
 
 
 class Manager:
-    """A service manager with NotifyAccess=main: it knows the main process and hears nobody else.
+    """A service manager: with NotifyAccess=main it hears the main process and nobody else.
 
     It reads all the time, as systemd does: few messages fit in its queue, and who finds it full gives up.
     """
@@ -26,6 +26,8 @@ class Manager:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.main_pid = 0
+        # NotifyAccess=all.
+        self.hears_all = False
         self.heard: list[tuple[int, list[str]]] = []
         self.ignored: list[tuple[int, list[str]]] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -63,7 +65,7 @@ class Manager:
             words = data.decode().split("\n")
             # The first to speak is the one that was started.
             self.main_pid = self.main_pid or pid
-            if pid != self.main_pid:
+            if pid != self.main_pid and not self.hears_all:
                 self.ignored.append((pid, words))
                 continue
             for word in words:
@@ -103,6 +105,28 @@ def test_it_follows_to_the_new_main_process(manager: Manager) -> None:
     # Nobody speaks out of turn, and the old one says nothing of an end: the service goes on.
     assert manager.ignored == []
     assert not [words for pid, words in manager.heard if pid == old and "STOPPING=1" in words]
+
+
+def test_it_comes_back_to_the_old_main_process_when_the_new_one_dies(manager: Manager) -> None:
+    manager.hears_all = True
+    with served(manager, workers=1) as server:
+        old = server.pid
+        manager.wait_for(old, "READY=1")
+        # It cannot drain, so the old master is still there.
+        held = server.worker(0)
+        freeze(held)
+        new = server.begin_upgrade()
+        seen = manager.wait_for(old, f"MAINPID={new}")
+        server.wait_for_line(rf"master\[{new}\] ready: ")
+        os.kill(new, signal.SIGKILL)
+        seen = manager.wait_for(old, f"MAINPID={old}", seen)
+        seen = manager.wait_for(old, "READY=1", seen)
+        manager.wait_for(old, "WATCHDOG=1", seen)
+        os.kill(held, signal.SIGCONT)
+        server.wait_for_line(rf"worker slot=0 pid={held} exited status=0")
+        server.end()
+    manager.close()
+    assert manager.main_pid == old
 
 
 def test_a_reload_that_has_to_wait_is_answered(manager: Manager) -> None:

@@ -271,6 +271,22 @@ def test_a_new_master_killed_while_the_old_one_drains_gives_the_server_back() ->
             server.wait_for_line(rf"worker slot=\d pid={pid} exited status=0", since=mark)
 
 
+def test_a_reload_that_the_new_master_takes_with_it_is_made_up_for() -> None:
+    with toy("drain_timeout_s=60") as server:
+        old, frozen = server.pid, freeze_workers(server)
+        new = server.begin_upgrade()
+        freeze(new)
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("reload: waits for the end of the upgrade")
+        proceed(new)
+        server.wait_for_line(rf"master\[{new}\] upgrade: takes over from master pid={old}")
+        os.kill(new, signal.SIGKILL)
+        server.wait_for_line("this one takes the server back")
+        for pid in frozen:
+            proceed(pid)
+        server.wait_for_line(rf"master\[{old}\] reload: done generation=2", timeout_s=60)
+
+
 # What can happen to the old one.
 
 

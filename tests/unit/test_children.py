@@ -538,6 +538,31 @@ def test_a_queue_that_somebody_waits_in_is_answered_before_it_is_closed() -> Non
     assert house.plan() == [Close(1)]
 
 
+def test_a_slot_that_is_kept_for_its_queue_does_not_miss_a_reload() -> None:
+    house = House(workers=2)
+    _, last, _ = house.start_all()
+    house.children.resize(-1)
+    house.plan()
+    house.gone(last)
+    house.now_s += LINGER_S
+    house.plan()
+    house.children.has_queue(1)
+    (action,) = house.plan()
+    helper = house.fork(action)
+    house.children.reload(2)
+    house.children.resize(+1)
+    changed = [house.start().slot]
+    house.children.ready(helper, house.now_s)
+    while not isinstance(action := house.plan()[0], ReloadDone):
+        if isinstance(action, Start):
+            changed.append(action.slot)
+            house.children.ready(house.fork(action), house.now_s)
+        elif isinstance(action, Drain):
+            house.gone(action.child)
+    assert changed == [0, KEEPER, 1]
+    assert house.children.generations == {2}
+
+
 def test_a_queue_that_nobody_lives_to_answer_is_given_up() -> None:
     house = House(workers=2)
     _, last, _ = house.start_all()

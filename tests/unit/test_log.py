@@ -288,6 +288,23 @@ def test_a_file_that_is_moved_away_is_made_anew(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o007 == 0, "who asked for what is nobody's business"
 
 
+def test_what_cannot_be_made_anew_leaves_the_old_file_in_use(tmp_path: Path) -> None:
+    """A tool that rotates may put a file there that only root can write to."""
+    path, old = tmp_path / "log", tmp_path / "log.1"
+    sink = LogSink(path)
+    path.rename(old)
+    # In the way of everybody, root included.
+    path.mkdir()
+    sink.add(b"one\n")
+    assert old.read_bytes() == b"one\n"
+    old.unlink()
+    sink.add(b"two\n")
+    assert sink.take_dropped() == 1
+    path.rmdir()
+    sink.add(b"three\n")
+    assert path.read_bytes() == b"three\n"
+
+
 def test_a_file_is_made_anew_on_request(tmp_path: Path) -> None:
     path = tmp_path / "log"
     sink = LogSink(path)

@@ -174,6 +174,17 @@ def test_a_board_of_another_layout_is_refused() -> None:
     os.close(board.fd)
 
 
+@pytest.mark.parametrize("count", [2**33, 2**40, 2**62])
+def test_a_board_that_pretends_to_be_huge_is_refused(count: int) -> None:
+    """Root looks at the boards of others, and a word of theirs must not cost its memory."""
+    board = Scoreboard(counters=1)
+    for at in (2, 5):
+        os.pwrite(board.fd, count.to_bytes(8, "little"), 8 * at)
+    with pytest.raises(NotAScoreboard, match="too large"):
+        Scoreboard.read(board.fd)
+    os.close(board.fd)
+
+
 def test_a_long_fact_is_cut() -> None:
     """A description that does not fit must not stop the master."""
     board = Scoreboard(counters=1)
