@@ -18,11 +18,14 @@ Must not know: connections, what an answer says.
 """
 
 import time
+from collections import Counter as Tally
 from collections.abc import Callable, Sequence
 
 from prefork_ads.metrics import AD_MICROSECONDS, LOG_MICROSECONDS, Cells, Counter
 
 _NS_PER_US = 1000
+# How many answers that went to nobody are remembered until the next one that leaves.
+MOST_LATE = 10_000
 
 _LOG_ACCEPTED = int(Counter.LOG_ACCEPTED)
 _LOG_MALFORMED = int(Counter.LOG_MALFORMED)
@@ -88,17 +91,21 @@ class Meter:
         if log_answers:
             waited_us = (now_ns - (began_ns or now_ns)) // _NS_PER_US
             LOG_MICROSECONDS.observe(self._cells, waited_us, log_answers)
-        while late:
-            # They come from few ticks, and most of the time from one.
-            began_ns = late[0]
-            times = late.count(began_ns)
-            AD_MICROSECONDS.observe(self._cells, (now_ns - began_ns) // _NS_PER_US, times)
-            late = [other for other in late if other != began_ns] if times < len(late) else ()
+        if late:
+            # Most of the time they come from one tick; after a pause of PostgreSQL from thousands.
+            first_ns = late[0]
+            times = late.count(first_ns)
+            counted = {first_ns: times} if times == len(late) else Tally(late)
+            for since_ns, times in counted.items():
+                AD_MICROSECONDS.observe(self._cells, (now_ns - since_ns) // _NS_PER_US, times)
 
     def _end_unanswered(self) -> None:
         """A tick that only had requests to /ad, all of which wait for the database."""
         if not self._answering:
             self.began_ns = 0
+            if len(self.late) > MOST_LATE:
+                # For clients that have left: no answer ends a tick in which these would be counted.
+                self.late.clear()
 
     def _log_answers(self) -> int:
         cells = self._cells

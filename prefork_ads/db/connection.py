@@ -200,11 +200,6 @@ class AsyncConnection:
         return rows
 
     @property
-    def rowcount(self) -> int:
-        count: int = self._cursor.rowcount
-        return count
-
-    @property
     def closed(self) -> bool:
         return bool(self._connection.closed)
 

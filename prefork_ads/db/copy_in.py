@@ -164,7 +164,6 @@ async def _drive(
     connection: aiopg.Connection, steps: Conversation, waiter: _Waiter, descriptor: int
 ) -> str | None:
     loop = asyncio.get_running_loop()
-    writing = False
     try:
         while True:
             try:
@@ -172,9 +171,11 @@ async def _drive(
             except StopIteration as end:
                 value: str | None = end.value
                 return value
-            if (wanted is Wanted.WRITE) is not writing:
-                writing = not writing
-                if writing:
+            # Told to aiopg, so that whoever closes the connection takes our writer out of the loop, too:
+            # one that stays behind fails whoever gets the descriptor's number next.
+            if (wanted is Wanted.WRITE) is not connection._writing:
+                connection._writing = not connection._writing
+                if connection._writing:
                     loop.add_writer(descriptor, waiter.wake)
                 else:
                     loop.remove_writer(descriptor)
@@ -183,7 +184,8 @@ async def _drive(
                 raise CopyLost("the connection was closed")
     finally:
         # A closed one has left the loop already, and its number may be somebody else's by now.
-        if writing and not connection.closed:
+        if connection._writing and not connection.closed:
+            connection._writing = False
             loop.remove_writer(descriptor)
 
 

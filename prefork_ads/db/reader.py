@@ -211,8 +211,11 @@ class LookupLine(Generic[U]):
         if stands and stood and answered and 0 < apart_s < 1:
             in_time = max(2 * self._batch, SHORTEST_LINE, int(answered / apart_s * STANDS_AFTER_S))
             self._bound_now = min(self._bound, in_time)
-            while self._callers > self._bound_now and self._line:
-                self._give_up(self._line.pop(next(iter(self._line))))
+            # A list: to find the first key of a dict that has lost many takes as long as they were many.
+            for key in list(self._line):
+                if self._callers <= self._bound_now:
+                    break
+                self._give_up(self._line.pop(key))
         elif self.is_crowded and not stands:
             self._bound_now = min(2 * self._bound_now, self._bound)
 

@@ -153,8 +153,10 @@ class Shipment:
             return Statement("log_skip", move)
         text = batch.data[:-1]
         if self.rejected:
-            line = text.decode(errors="replace").replace("\0", "\ufffd")
-            return Statement("log_reject", {**move, "line": line, "reason": self.rejected})
+            # As bytes: psycopg2 would encode a str by what the DSN says, and may not be able to.
+            line = text.decode(errors="replace").replace("\0", "\ufffd").encode()
+            reason = self.rejected.encode(errors="replace")
+            return Statement("log_reject", {**move, "line": Text(line), "reason": Text(reason)})
         if self._by_copy:
             return Statement("log_copy", move, batch.data)
         return Statement("log_insert", {**move, "lines": Text(text)})

@@ -126,6 +126,8 @@ class Writer:
         self._opened: set[str] = set()
         self._under_way = False
         self._tidy_at = 0.0
+        # Since when nothing could be written, if somebody was told.
+        self._trouble_at: float | None = None
         # For life: rows of the ledger that nobody needs, until PostgreSQL has taken them out.
         self._done_with: list[str] = []
         self.connected = asyncio.Event()
@@ -143,18 +145,18 @@ class Writer:
                     self._dsn, role="prefork-ads writer", set_up=_SET_UP
                 )
             except DatabaseUnavailable as error:
-                self._report(f"writer: no connection: {error}")
+                self._tell(f"no connection: {error}")
                 await asyncio.sleep(backoff.next_s())
                 continue
             try:
                 await self._serve(connection, backoff)
             except ConnectionLost as error:
                 self._counters[Counter.LOG_FAILURES] += self._under_way
-                self._report(f"writer: connection lost: {error}")
+                self._tell(f"connection lost: {error}")
             except (StatementTimeout, StatementFailed) as error:
                 self._counters[Counter.LOG_FAILURES] += 1
                 reason = str(error).partition("\n")[0]
-                self._report(f"writer: the log cannot be written: {reason}")
+                self._tell(f"the log cannot be written: {reason}")
             finally:
                 self.connected.clear()
                 self._gauges[Gauge.WRITER_CONNECTED] = 0
@@ -168,6 +170,16 @@ class Writer:
         self._stopping = True
         self._wake_up()
 
+    def _tell(self, trouble: str) -> None:
+        if self._trouble_at is None:
+            self._trouble_at = time.monotonic()
+        self._report(f"writer: {trouble}")
+
+    def _well_again(self) -> None:
+        if self._trouble_at is not None:
+            seconds, self._trouble_at = time.monotonic() - self._trouble_at, None
+            self._report(f"writer: the log is written again after {seconds:.1f} s")
+
     def _finished(self) -> bool:
         return self._stopping and not self._journal.backlog_bytes
 
@@ -177,10 +189,13 @@ class Writer:
         await self._compare(connection)
         self.connected.set()
         self._gauges[Gauge.WRITER_CONNECTED] = 1
+        if not self._journal.backlog_bytes:
+            self._well_again()
         while (batch := await self._next_batch(connection)) is not None:
             self._under_way = True
             await self._ship(connection, batch)
             self._under_way = False
+            self._well_again()
             backoff.reset()
             await self._tidy(connection)
         self._done_with += await asyncio.to_thread(self._journal.close)

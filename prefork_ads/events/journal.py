@@ -99,6 +99,8 @@ class Journal:
         self._lines: list[bytes] = []
         self._allowance = _UNLIMITED
         self._room = _UNLIMITED
+        # Lines that were not taken, for want of room or while writing fails.
+        self.refusals = 0
         # Segments. The tuple is replaced, never changed: `sync` looks at it from its thread.
         self._sequence = 0
         self._active: OwnSegment | None = None
@@ -130,6 +132,7 @@ class Journal:
         """Take one line for this tick. False: full or failing, and the line is not kept."""
         size = len(line) + _NEWLINE_BYTES
         if size > self._room:
+            self.refusals += 1
             return False
         self._room -= size
         self._lines.append(line)

@@ -48,6 +48,8 @@ class MemoryJournal:
         self._rows = 0
         self._empty_at = clock()
         self.failing = False
+        # Lines that were not taken.
+        self.refusals = 0
         self.on_backlog: Callable[[], None] | None = None
         self.backlog_threshold = max_bytes
 
@@ -55,6 +57,7 @@ class MemoryJournal:
         """Take one line for this tick. False: too many wait already, and the line is not kept."""
         size = len(line) + _NEWLINE_BYTES
         if size > self._room or not self._rows_room:
+            self.refusals += 1
             return False
         self._room -= size
         self._rows_room -= 1

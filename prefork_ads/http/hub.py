@@ -105,6 +105,7 @@ class Hub:
     def sweep(self, now: float) -> None:
         """End what has taken too long; called about four times a second."""
         self.now = now
+        self.outbox.keep()
         if not self._unswept:
             self._unswept = list(self.connections)
             self._held_before, self._counted = self.held, 0
@@ -137,3 +138,5 @@ class Hub:
     def abort_all(self) -> None:
         for connection in list(self.connections):
             connection.abort()
+        # What they asked for stays logged.
+        self.outbox.keep()

@@ -136,7 +136,7 @@ class Outbox:
             self.watch.look()
 
     def flush(self) -> None:
-        """Run at the end of the tick; also by the worker before it stops."""
+        """Run at the end of the tick."""
         began, self._armed = self._armed, False
         if began and self.watch is not None:
             self.watch.end()
@@ -152,6 +152,11 @@ class Outbox:
             self._sync()
         else:
             self._flush_all()
+
+    def keep(self) -> None:
+        """Have events kept that no answer asks for: their lookups last, or their clients have left."""
+        if not self._armed and self._safety is not None and not self._safety.write():
+            self.on_failure()
 
     def _flush_all(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -215,6 +215,29 @@ def test_a_connection_cut_half_way_through_the_data_stores_nothing(tables: Datab
     assert stored(tables) == (0, 0)
 
 
+def test_a_close_while_we_send_leaves_nothing_in_the_loop(tables: Database) -> None:
+    """A writer that stays behind makes libuv abort, or fails whoever gets the descriptor's number next."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        async with Proxy(tables.dsn) as proxy, connected(proxy.dsn) as connection:
+            await ask(connection, "SELECT 1")
+            proxy.stop_reading()
+            descriptor = connection.raw.fileno()
+            # More than any two sockets hold, so that not even the statement is sent.
+            statement = MOVE + b"/*" + b"x" * (64 << 20) + b"*/" + COPY
+            copying = asyncio.create_task(copy_in(connection, statement, b"", timeout_s=LIMIT_S))
+            await asyncio.sleep(0)
+            connection.close()
+            assert not loop.remove_writer(descriptor)
+            with pytest.raises(CopyLost, match="was closed"):
+                await copying
+
+    # Not uvloop's: this loop says whether there was a writer.
+    asyncio.run(scenario())
+    assert stored(tables) == (0, 0)
+
+
 def test_a_connection_is_good_for_one_after_another(tables: Database) -> None:
     async def scenario() -> None:
         async with Proxy(tables.dsn) as proxy, connected(proxy.dsn) as connection:

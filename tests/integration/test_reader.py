@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import uvloop
 
 from prefork_ads.db.queries import query
-from prefork_ads.db.reader import AWAY_AFTER_S, LookupLine, Reader
+from prefork_ads.db.reader import AWAY_AFTER_S, SHORTEST_LINE, LookupLine, Reader
 from prefork_ads.metrics import CELLS, LOOKUP_KEYS, Counter, Gauge
 from tests.cluster import Cluster
 from tests.conftest import Database
@@ -245,6 +246,46 @@ def test_nobody_waits_longer_than_the_limit_for_a_reader_that_is_busy() -> None:
         assert desk.gauges[Gauge.LOOKUPS_WAITING] == 1, "as of before this sweep's answers"
 
     run(scenario)
+
+
+def test_a_line_that_stands_is_cut_from_its_front() -> None:
+    keys = 200_000
+    now = time.monotonic()
+    line: LookupLine[str] = LookupLine(
+        unavailable=AWAY, batch=10, bound=keys, timeout_s=5.0, gauges=[0] * len(Gauge)
+    )
+    line.reader_connected()
+    line.expire(now)
+    given_up: list[int] = []
+
+    def ask(number: int) -> None:
+        def deliver(answer: object) -> None:
+            if answer == AWAY:
+                given_up.append(number)
+
+        assert line.look_up(str(number), deliver)
+
+    async def answer_some() -> None:
+        connection: Any = SimpleNamespace(closed=False)
+        line.deliver(await line.take(connection), {})
+
+    for number in range(keys):
+        ask(number)
+    asyncio.run(answer_some())
+    line.expire(now + 0.5)
+    assert given_up == [], "once is no reason"
+    asyncio.run(answer_some())
+    began = time.process_time()
+    line.expire(now + 0.75)
+    # It took 13 s where each key that goes was looked for behind those that had gone.
+    assert time.process_time() - began < 5
+    assert given_up == list(range(20, keys - SHORTEST_LINE))
+    assert (line.is_crowded, line.is_full()) == (True, True)
+    for _ in range(0, SHORTEST_LINE, 10):
+        asyncio.run(answer_some())
+    for looks in range(20):
+        line.expire(now + 1 + looks / 4)
+    assert (line.is_crowded, line.is_full()) == (False, False)
 
 
 def test_nobody_waits_longer_than_the_limit_for_a_query_under_way(database: Database) -> None:

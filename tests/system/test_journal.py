@@ -277,12 +277,15 @@ def test_a_full_journal_answers_503_until_there_is_room(gate: Gate, database: Da
             return status == 503
 
         wait_until(until_full, "the journal to be full", 30)
+        server.wait_for_line("journal: full of events that PostgreSQL has not taken")
         # Two workers fill what the other leaves free, up to a quarter of a second's worth.
         assert 40 <= answered <= 110
         assert ask(server.port, message("/healthz")).status == 200
         gate.open()
         wait_until_shipped(server)
         wait_until(lambda: not until_full(), "requests to be taken again", 30)
+        server.wait_for_line("journal: there is room again")
+        server.wait_for_line(r"writer: the log is written again after \d+\.\d s")
         server.stop()
         assert files(journal_of(server)) == []
     assert rows(database) == [f"{n:06}" for n in range(answered)]

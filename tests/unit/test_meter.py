@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from prefork_ads.ads.meter import Meter
+from prefork_ads.ads.meter import MOST_LATE, Meter
 from prefork_ads.http.outbox import Outbox
 from prefork_ads.metrics import AD_MICROSECONDS, CELLS, LOG_MICROSECONDS, Counter
 
@@ -93,6 +93,38 @@ def test_all_answers_of_a_tick_took_as_long_as_the_tick() -> None:
     loop.log()
     loop.tick(7)
     assert loop.logs() == (4, 1507), "the pause between the ticks is nobody's"
+
+
+class Moment(int):
+    """A time that counts how often times are compared."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Moment.compared += 1
+        return super().__eq__(other)
+
+    __hash__ = int.__hash__
+
+
+def test_the_work_does_not_grow_with_the_ticks_that_answers_come_from() -> None:
+    """A line of lookups that is given up at once: thousands of requests, each read in another tick."""
+    loop = Loop()
+    Moment.compared = 0
+    loop.meter.left((0, 0, [Moment(1000 * us) for us in range(1000)]))
+    assert loop.ads() == (1000, sum(1_000_000 - us for us in range(1000)))
+    assert Moment.compared < 5000
+
+
+def test_answers_to_nobody_are_not_remembered_for_ever() -> None:
+    loop = Loop()
+    for _ in range(3 * MOST_LATE):
+        loop.meter.late.append(loop.meter.since_ns())
+        loop.tick(1)
+    assert len(loop.meter.late) <= MOST_LATE + 1
+    loop.ad()()
+    loop.tick(1)
+    assert loop.meter.late == []
 
 
 def test_an_ad_took_from_the_tick_it_was_read_in_to_the_tick_it_left_in() -> None:

@@ -313,6 +313,32 @@ def test_a_connection_that_is_lost_while_the_disk_works() -> None:
     assert bodies(stays) == ["GET /now 2 "]
 
 
+@pytest.mark.parametrize("syncs", [False, True])
+def test_the_event_of_a_client_that_has_left_is_kept(syncs: bool) -> None:
+    disk = Disk(syncs=syncs)
+    bed = Bed(safety=disk)
+    bed.connect().send(LATER % 1).lose()
+    disk.said.clear()
+    bed.pass_time(0.25)
+    assert disk.said == ["write"]
+    bed.connect().send(LATER % 2).lose()
+    disk.said.clear()
+    # Nobody answers any more.
+    bed.hub.abort_all()
+    assert disk.said == ["write"]
+
+
+def test_a_failed_write_between_answers_refuses_who_waits() -> None:
+    disk = Disk(syncs=False)
+    bed = Bed(safety=disk)
+    waits, idle = bed.connect().send(LATER % 1), bed.connect()
+    disk.works = False
+    bed.pass_time(0.25)
+    assert_refused(waits)
+    assert idle.wire == b""
+    assert not idle.ended
+
+
 def test_answers_do_not_pile_up_behind_a_slow_disk() -> None:
     disk = Disk()
     bed = Bed(safety=disk, limits=limits(max_pipelined=4))
