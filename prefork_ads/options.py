@@ -224,7 +224,8 @@ DATABASE = (
         "data_dir",
         DIRECTORY,
         None,
-        "Where the embedded PostgreSQL keeps its data.",
+        "Where the embedded PostgreSQL keeps its data; the journal is there, too, unless --journal-dir"
+        " names another place.",
         default_text="/var/lib/prefork-ads for root, else ~/.local/share/prefork-ads",
         on_reload=False,
     ),
