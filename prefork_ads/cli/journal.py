@@ -21,8 +21,8 @@ from prefork_ads.cli.options import (
     config_flags,
     settings,
 )
-from prefork_ads.cli.progress import Progress, show_bytes, show_time
-from prefork_ads.config import Config
+from prefork_ads.cli.progress import Progress, counted, show_bytes, show_time
+from prefork_ads.config import DEFAULT, Config, Source
 from prefork_ads.errors import DatabaseUnavailable, DataDirError, JournalDamaged, SchemaError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ FIELDS = (*DATABASE_FIELDS, "journal_dir")
 
 @click.group(cls=Group)
 def journal() -> None:
-    """The events that are not in PostgreSQL yet: look at them, ship them, check their files.
+    """Show, ship and verify events that are not in PostgreSQL yet.
 
     A server does all of this by itself. These are for a person who wants to see it, or to ship what a
     server that will not start again has left.
@@ -60,13 +60,15 @@ def status(context: click.Context, /, as_json: bool, **flags: str | None) -> Non
 
     Without PostgreSQL the files are shown all the same. An embedded one is not started for it.
     """
-    config, _ = settings(context, flags)
+    config, sources = settings(context, flags)
     from prefork_ads.events import inspection, segments  # noqa: PLC0415 - help stays fast
 
     with _trouble_told(config):
+        _look_for_directory(config, sources)
         found = segments.list_segments(config.journal_path)
         damaged = inspection.list_damaged(config.journal_path)
-    positions = _positions(config, [file.name for file in found])
+    # Without segments nothing waits, which needs no PostgreSQL to tell.
+    positions = _positions(config, [file.name for file in found]) if found else {}
     if as_json:
         click.echo(json.dumps(_as_json(config, found, damaged, positions), indent=2))
     else:
@@ -88,10 +90,11 @@ def ship(context: click.Context, /, **flags: str | None) -> None:
     Those of a running server are left to it. Each event counts once, whatever was shipped before and
     whoever else is at it. Stop it with Ctrl-C whenever you like: the same command goes on from there.
     """
-    config, _ = settings(context, flags)
+    config, sources = settings(context, flags)
     from prefork_ads.events import segments  # noqa: PLC0415 - help stays fast
 
     with _trouble_told(config):
+        _look_for_directory(config, sources)
         segments.remove_leftovers(config.journal_path)
         found = segments.list_segments(config.journal_path)
     waiting = [file for file in found if not file.alive]
@@ -136,10 +139,11 @@ def verify(context: click.Context, /, **flags: str | None) -> None:
     Needs no database and changes nothing, also beside a running server. Segments that were set aside
     count until somebody has removed them. The exit status is 0, or 65 when something is damaged.
     """
-    config, _ = settings(context, flags)
+    config, sources = settings(context, flags)
     from prefork_ads.events import inspection, segments  # noqa: PLC0415 - help stays fast
 
     with _trouble_told(config), Progress(sys.stderr, "read", size=True) as progress:
+        _look_for_directory(config, sources)
         found = segments.list_segments(config.journal_path)
         damaged = inspection.list_damaged(config.journal_path)
         files: list[SegmentFile | DamagedFile] = [*found, *damaged]
@@ -161,8 +165,10 @@ def verify(context: click.Context, /, **flags: str | None) -> None:
                 progress.close()
                 say(f"{file.path}: {line}")
     if bad:
-        raise JournalDamaged(f"{bad} of {len(files)} segments are damaged.")
-    click.echo(f"{len(found):,} segments with {events:,} events, all sound.")
+        segments_there = counted(len(files), "segment", "segments")
+        raise JournalDamaged(f"{bad} of {segments_there} {'is' if bad == 1 else 'are'} damaged.")
+    there = counted(len(found), "segment", "segments")
+    click.echo(f"{there} with {counted(events, 'event', 'events')}, all sound.")
 
 
 def _complaints(judgement: "Judgement", alive: bool) -> Iterator[str]:
@@ -207,7 +213,7 @@ def _ship(
                 rows += outcome.rows
                 yield outcome
             done += file.size - begin
-        progress(total, total, f"{rows:,} events")
+        progress(total, total, counted(rows, "event", "events"))
 
 
 def _positions(config: Config, names: list[str]) -> dict[str, int] | None:
@@ -237,8 +243,11 @@ def _print_status(
     positions: dict[str, int] | None,
 ) -> None:
     total = sum(file.size for file in found)
-    head = f"{config.journal_path}: {len(found):,} segments, {show_bytes(total)}"
-    if positions is None:
+    there = counted(len(found), "segment", "segments")
+    head = f"{config.journal_path}: {there}, {show_bytes(total)}"
+    if not found:
+        click.echo(f"{config.journal_path}: no segments, nothing waits for PostgreSQL")
+    elif positions is None:
         click.echo(f"{head}; how much of it is in PostgreSQL cannot be told now")
     else:
         waiting = sum(_unshipped(file, positions) for file in found)
@@ -315,6 +324,22 @@ def _migrated(config: Config) -> Iterator[str]:
                 f"{name_of(config)} lacks migrations: run `prefork-ads migrate` first."
             )
         yield dsn
+
+
+def _look_for_directory(config: Config, sources: Mapping[str, Source]) -> None:
+    """The default one may be missing: no server has run yet. One that somebody has named is a mistake.
+
+    Otherwise a wrong letter in its name would look as if there were nothing left to ship.
+    """
+    if sources["journal_dir"] == DEFAULT:
+        return
+    try:
+        config.journal_path.stat()
+    except FileNotFoundError:
+        raise DataDirError(
+            f"The journal's directory {config.journal_path} does not exist. Correct --journal-dir"
+            f" ({sources['journal_dir']}); a server makes it when it starts."
+        ) from None
 
 
 @contextmanager

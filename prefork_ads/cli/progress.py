@@ -83,7 +83,10 @@ class Progress:
         parts = [f"{self._amount(done)} {self._noun}"]
         if total is not None:
             share = min(done / total, 1.0) if total else 1.0
-            parts = [f"{share:4.0%}", f"{self._amount(done)} of {self._amount(total)} {self._noun}"]
+            # There may be more than was asked for, such as rows of an earlier run.
+            amount = self._amount(done)
+            of_total = "" if done > total else f" of {self._amount(total)}"
+            parts = [f"{share:4.0%}", f"{amount}{of_total} {self._noun}"]
             if self._terminal:
                 filled = round(share * _BAR_WIDTH)
                 parts.insert(0, f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}]")
@@ -105,6 +108,11 @@ class Progress:
             self._stream.write("\r" + line.ljust(self._shown_width))
             self._shown_width = len(line)
         self._stream.flush()
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """1 row, 1,200 rows."""
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def show_bytes(value: int) -> str:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 # Between the two looks of a single report.
 LOOK_TWICE_S = 1.0
 WATCH_EVERY_S = 2.0
-_SHORTEST_S = 0.1
+# Each look goes through all of /proc; more often than this nobody can read it.
+_SHORTEST_S = 0.2
 # How wide a report is where no terminal says how wide it is.
 _PIPE_COLUMNS = 120
 
@@ -90,7 +91,9 @@ def _read_seconds(text: str) -> float:
         seconds = float(DURATION.parse(text))
     except ValueError:
         raise ConfigError(f"--watch: {text!r} is not {DURATION.accepts}.") from None
-    return max(seconds, _SHORTEST_S)
+    if seconds < _SHORTEST_S:
+        raise ConfigError(f"--watch: {text!r} is less than {_SHORTEST_S} s, the least there is.")
+    return seconds
 
 
 def _once(as_json: bool, port: str | None) -> int:

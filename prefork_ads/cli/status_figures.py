@@ -16,6 +16,9 @@ from prefork_ads.process.scoreboard import Scoreboard, Seat, State
 OLDEST_EVENT_S = 60.0
 # A seat's deadline is far ahead while its loop runs; a moment past it is the master's time to act.
 _LATE_S = 1.0
+# A ready worker beats four times a second, also one that has more to do than it can (`crew` has the figures).
+# The keeper and whoever starts or leaves may be silent for longer and be well: for them the deadline counts.
+SILENT_S = 2.0
 
 _AD_STATUSES = {"found": 200, "unknown": 204, "malformed": 400, "unavailable": 503}
 _LOG_STATUSES = {"accepted": 204, "malformed": 400, "unavailable": 503}
@@ -80,6 +83,13 @@ class Child:
     reader_connections: int = 0
     writer_connections: int = 0
     late_s: float = 0.0
+    # Since its last sign of life; zero where the board does not tell.
+    silent_s: float = 0.0
+
+    @property
+    def hangs(self) -> bool:
+        is_ready_worker = self.slot >= 0 and self.state == State.READY.name.lower()
+        return self.late_s > _LATE_S or (is_ready_worker and self.silent_s >= SILENT_S)
 
     @property
     def name(self) -> str:
@@ -265,6 +275,7 @@ def _child(seat: Seat, cells: _Cells, before: Look, now: Look) -> Child:
         reader_connections=cells.gauge(seat, "readers_connected"),
         writer_connections=cells.gauge(seat, "writer_connected"),
         late_s=max(0.0, now.at_s - seat.deadline),
+        silent_s=max(0.0, now.at_s - seat.beaten_at) if seat.beaten_at else 0.0,
     )
 
 
@@ -319,8 +330,9 @@ def _problems(server: Server) -> Iterator[str]:
     if server.slots_crash_looping:
         yield f"Workers of {server.slots_crash_looping} slots keep dying early; the log says why."
     for child in (*server.workers, *([server.keeper] if server.keeper else [])):
-        if child.late_s > _LATE_S:
-            yield f"{child.name.capitalize()} (pid {child.pid}) gives no sign of life."
+        if child.hangs:
+            since = f" for {child.silent_s:.0f} s" if child.silent_s else ""
+            yield f"{child.name.capitalize()} (pid {child.pid}): no sign of life{since}."
     serving = [child for child in server.workers if child.slot in ready]
     for role, without in (
         ("writing", [child for child in serving if not child.writer_connections]),

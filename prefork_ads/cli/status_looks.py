@@ -33,6 +33,8 @@ class Looks:
 
 
 def _look(sighting: Sighting) -> Look | None:
+    # Before the look: should we be held up behind it, nobody is to seem silent for that.
+    at_s = time.monotonic()
     try:
         board = sighting.look()
     except (OSError, NotAScoreboard):
@@ -46,7 +48,7 @@ def _look(sighting: Sighting) -> Look | None:
         leaving = lookout.is_leaving(master_pid)
     return Look(
         board=board,
-        at_s=time.monotonic(),
+        at_s=at_s,
         leaving=leaving,
         ages_s={pid: lookout.age_s(pid) for pid in pids},
         memory_bytes={pid: resident_bytes(_PROC / str(pid) / "statm") for pid in pids},

@@ -53,10 +53,14 @@ def _about(server: Server) -> list[str]:
         f"master {server.master_pid}{alive}",
         f"up {_time(server.up_s)}",
         f"{ready} of {server.slots} workers ready",
-        *([] if server.slots_open == server.slots else [f"{server.slots_open} get connections"]),
+        *([] if server.slots_open == server.slots else [_connected(server.slots_open)]),
         f"database {server.database}",
         f"data {server.data_dir}",
     ]
+
+
+def _connected(slots: int) -> str:
+    return f"{slots} {'gets' if slots == 1 else 'get'} connections"
 
 
 def _figures(server: Server, width: int) -> list[str]:
@@ -118,6 +122,10 @@ def _batches(batches: Batches, noun: str, in_what: str) -> list[str]:
 def _journal(server: Server) -> list[str]:
     journal = server.journal
     parts = [f"{_bytes(journal['bytes'])} waiting"]
+    if journal["oldest_s"] and not journal["bytes"]:
+        # With --journal off: what waits has an age, and no bytes here.
+        rows = sum(child.log_rows_waiting for child in server.workers)
+        parts = [f"{_count(rows)} {'event' if rows == 1 else 'events'} in memory"]
     if journal["oldest_s"]:
         parts.append(f"oldest {_short_time(journal['oldest_s'])}")
     return parts + [
@@ -161,7 +169,7 @@ def _row(child: Child) -> dict[str, str]:
 
     return {
         "SLOT": str(child.slot) if is_worker else "keeper",
-        "STATE": "late" if child.late_s > 1 else child.state,
+        "STATE": "silent" if child.hangs else child.state,
         "GEN": str(child.generation),
         "PID": str(child.pid),
         "UP": _NOTHING if child.up_s is None else _time(child.up_s),

@@ -21,7 +21,7 @@ from prefork_ads.cli.options import (
     read_count,
     settings,
 )
-from prefork_ads.cli.progress import Progress
+from prefork_ads.cli.progress import Progress, counted
 from prefork_ads.config import Config
 from prefork_ads.errors import ConfigError, SchemaError
 
@@ -63,7 +63,9 @@ def generate(context: click.Context, /, total: str, **flags: str | None) -> None
                 " command goes on from there."
             )
             context.exit(EXIT_INTERRUPTED)
-    click.echo(f"{made:,} rows were generated; ad_variant has {progress.done:,} generated rows.")
+    generated = counted(made, "row was", "rows were")
+    there = counted(progress.done, "generated row", "generated rows")
+    click.echo(f"{generated} generated; ad_variant has {there}.")
 
 
 @variants.command(

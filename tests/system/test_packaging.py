@@ -236,4 +236,18 @@ def test_a_dry_run_of_install_touches_nothing(tmp_path: Path) -> None:
         check=True,
     )
     assert f"{target}/etc/systemd/system/prefork-ads.service" in said.stdout
+    assert "that was a dry run: nothing was done" in said.stderr
     assert not target.exists()
+
+
+def test_a_dry_run_of_install_does_not_say_that_it_is_installed(tmp_path: Path) -> None:
+    said = subprocess.run(
+        [str(INSTALL), "--dry-run"],
+        env=bare_environ(tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "/etc/systemd/system/prefork-ads.service" in said.stdout
+    assert said.stderr.endswith("install: that was a dry run: nothing was done\n")
+    assert "installed." not in said.stderr

@@ -161,18 +161,21 @@ def test_two_servers_are_told_apart(database: Database) -> None:
 
 
 def test_a_server_that_hangs_altogether(database: Database) -> None:
-    """Master and workers stand still: whoever asked them would wait for ever."""
-    with Server("--worker-timeout-s", "5", dsn=database.dsn, workers=2) as server:
+    """Master and workers stand still: whoever asked them would wait for ever.
+
+    It is told by their silence, long before the time in which a worker is killed for it.
+    """
+    with Server("--worker-timeout-s", "300", dsn=database.dsn, workers=2) as server:
         wait_until_healthy(server)
         pids = [server.pid, server.worker(0), server.worker(1)]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         try:
-            wait_for_problem(server, f"Slot 1 (pid {pids[2]}) gives no sign of life")
+            wait_for_problem(server, f"Slot 1 (pid {pids[2]}): no sign of life for ")
             said = status("--port", str(server.port))
             assert said.returncode == 1
             assert "NEEDS ATTENTION" in said.stdout.splitlines()[0]
-            assert f"! Slot 0 (pid {pids[1]}) gives no sign of life." in said.stdout.splitlines()
+            assert f"! Slot 0 (pid {pids[1]}): no sign of life for " in said.stdout
         finally:
             for pid in reversed(pids):
                 os.kill(pid, signal.SIGCONT)
@@ -222,7 +225,7 @@ def test_who_reads_only_the_beginning(database: Database) -> None:
     """As `| head` does: no traceback, and it ends."""
     with Server(dsn=database.dsn, workers=1) as server:
         watching = subprocess.Popen(
-            [*STATUS, "--watch", "0.1", "--port", str(server.port)],
+            [*STATUS, "--watch", "0.2", "--port", str(server.port)],
             env=ENVIRONMENT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -247,7 +250,7 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         self.resize(columns, lines)
         self.process = subprocess.Popen(
-            [*STATUS, "--watch", "0.1", "--port", str(server.port)],
+            [*STATUS, "--watch", "0.2", "--port", str(server.port)],
             env={name: value for name, value in ENVIRONMENT.items() if name != "COLUMNS"},
             stdin=theirs,
             stdout=theirs,

@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from click.testing import CliRunner
 from prefork_ads import __version__
 from prefork_ads.cli import cli, main
 from prefork_ads.cli.options import settings
-from prefork_ads.cli.progress import Progress, show_time
+from prefork_ads.cli.progress import Progress, counted, show_time
 from prefork_ads.cli.reference import BEGIN, END, reference
 from prefork_ads.cli.wiring import what_to_try
 from prefork_ads.options import GROUPS, OPTIONS
+from tests.unit.journal_bed import make_journal, put
 
 ROOT = Path(__file__).parents[2]
 
@@ -164,6 +166,8 @@ def test_completion_offers(words: str, offered: str) -> None:
         (["--prot", "1"], "No such option '--prot'"),
         (["variants", "import"], "See `prefork-ads variants import --help`."),
         (["completion", "tcsh"], "'tcsh' is not one of"),
+        (["status", "--watch", "0"], "--watch: '0' is less than 0.2 s, the least there is."),
+        (["status", "--watch", "199ms"], "--watch: '199ms' is less than 0.2 s"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2_and_one_sentence(
@@ -192,6 +196,50 @@ def test_a_database_that_is_not_there_ends_with_69() -> None:
         assert "prefork-ads: error: The database at ads@127.0.0.1:1/ads cannot be" in done.stderr
         assert "hunter2" not in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "ship", "verify"])
+def test_a_journal_that_somebody_named_and_is_not_there_is_an_error(
+    command: str, tmp_path: Path
+) -> None:
+    """A wrong letter must not look as if nothing were left to ship."""
+    missing = tmp_path / "jornal"
+    file = tmp_path / "ads.toml"
+    file.write_text(f'journal-dir = "{missing}"\n')
+    for source, flags, environ in (
+        ("flag --journal-dir", ["--journal-dir", str(missing)], {}),
+        ("environment PREFORK_ADS_JOURNAL_DIR", [], {"PREFORK_ADS_JOURNAL_DIR": str(missing)}),
+        (f"file {file}", ["--config", str(file)], {}),
+    ):
+        done = run("journal", command, *flags, HOME=str(tmp_path), **environ)
+        assert (done.returncode, done.stdout) == (72, ""), done.stderr
+        assert done.stderr.startswith("prefork-ads: error: The journal's directory ")
+        assert f"{missing} does not exist. Correct --journal-dir ({source});" in done.stderr
+        assert not missing.exists()
+
+
+def test_where_no_server_has_run_nothing_waits(tmp_path: Path) -> None:
+    """And no PostgreSQL is needed to tell."""
+    data = tmp_path / "data"
+    for command, words in (
+        ("status", f"{data}/journal: no segments, nothing waits for PostgreSQL\n"),
+        ("ship", "0 events from 0 segments were shipped.\n"),
+        ("verify", "0 segments with 0 events, all sound.\n"),
+    ):
+        done = run("journal", command, "--data-dir", str(data), HOME=str(tmp_path))
+        assert (done.returncode, done.stdout, done.stderr) == (0, words, "")
+    done = run("journal", "status", "--json", "--data-dir", str(data), HOME=str(tmp_path))
+    assert json.loads(done.stdout)["unshipped_bytes"] == 0
+
+
+def test_one_segment_is_not_several(tmp_path: Path) -> None:
+    journal = make_journal(tmp_path)
+    put(journal, 1)
+    journal.close()
+    verified = run("journal", "verify", "--journal-dir", str(tmp_path), HOME=str(tmp_path))
+    assert verified.stdout == "1 segment with 1 event, all sound.\n"
+    shown = run("journal", "status", "--journal-dir", str(tmp_path), HOME=str(tmp_path))
+    assert f"{tmp_path}: 1 segment, " in shown.stdout
 
 
 def test_options_in_front_of_a_command_count_for_it() -> None:
@@ -332,6 +380,17 @@ def test_progress_without_a_known_total() -> None:
     clock.now += 8
     progress(10 << 20, None, "7 rows")
     assert stream.getvalue().splitlines() == ["512 B read", "10.0 MiB read  1.2 MiB/s  7 rows"]
+
+
+def test_progress_where_there_is_more_than_was_asked_for() -> None:
+    stream = io.StringIO()
+    Progress(stream, "rows")(10_000, 100)
+    assert stream.getvalue() == "100%  10,000 rows\n"
+
+
+def test_one_and_many() -> None:
+    said = [counted(number, "row", "rows") for number in (0, 1, 2, 1200)]
+    assert said == ["0 rows", "1 row", "2 rows", "1,200 rows"]
 
 
 def test_progress_of_nothing() -> None:

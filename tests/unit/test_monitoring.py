@@ -73,6 +73,16 @@ def test_an_alert(rule: dict[str, Any]) -> None:
     assert anchor in anchors(ROOT / page)
 
 
+def test_ads_that_were_not_looked_up_are_seen() -> None:
+    """With --ad-fallback empty they have the status of an unknown ad, so 503s do not tell."""
+    name = "prefork_ads_ad_fallbacks_total"
+    assert any(name in metrics_of(rule["expr"]) for rule in rules(ALERTS))
+    assert any(name in metrics_of(query) for query in queries())
+    for rule in rules(ALERTS):
+        if rule["alert"] in ("PreforkAdsDatabaseAway", "PreforkAdsLookupsFail"):
+            assert "--ad-fallback" in rule["annotations"]["description"]
+
+
 def test_alerts_have_names_of_their_own() -> None:
     names = [rule["alert"] for rule in rules(ALERTS)]
     assert len(names) == len(set(names))

@@ -60,7 +60,11 @@ def test_taking_a_seat_says_who_sits_there_and_until_when() -> None:
     assert seat.state is State.BOOTING
     assert list(board.occupied()) == [seat]
     seat.beat(20.0)
-    assert seat.deadline == 20.0
+    seat.beaten_at = 10.0
+    assert (seat.deadline, seat.beaten_at) == (20.0, 10.0)
+    seat.vacate()
+    seat.take(slot=0, generation=7, deadline_monotonic=30.0)
+    assert seat.beaten_at == 0.0, "nobody's beat is the next one's"
 
 
 def test_a_child_counts_and_beats_for_all_to_see() -> None:

@@ -103,11 +103,60 @@ def test_what_is_wrong_is_said() -> None:
         f"The master (pid {MASTER}) is gone; its workers finish what they have.",
         "Slot 2 of 3: no worker is ready.",
         "Workers of 1 slots keep dying early; the log says why.",
-        f"Slot 0 (pid {hung.pid}) gives no sign of life.",
-        f"Keeper (pid {it.keeper.pid}) gives no sign of life.",
+        f"Slot 0 (pid {hung.pid}): no sign of life.",
+        f"Keeper (pid {it.keeper.pid}): no sign of life.",
         "1 of 2 workers have no connection to PostgreSQL for writing.",
         "Events have been waiting for PostgreSQL for 90 s.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "well"), [(0.3, True), (1.9, True), (2.0, False), (7.0, False)]
+)
+def test_a_worker_that_hangs_is_told_long_before_its_deadline(seconds: float, well: bool) -> None:
+    it = Board()
+    hung, other = it.workers
+    hung.beaten_at = it.now
+    other.beaten_at = it.now + seconds
+    server = it.figures(seconds=seconds)
+    words = f"Slot 0 (pid {hung.pid}): no sign of life for {seconds:.0f} s."
+    assert server.problems == ([] if well else [words])
+    assert any("silent" in line for line in render(server, 80)) != well
+    assert server.workers[0].silent_s == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("state", [State.BOOTING, State.DRAINING])
+def test_who_starts_or_leaves_may_be_silent(state: State) -> None:
+    """As may the keeper: for them the deadline counts."""
+    it = Board(workers=1)
+    changing = it.sit(0, generation=2)
+    changing.state = state
+    it.workers[0].beat(it.now + 1000)
+    for seat in (changing, it.keeper):
+        seat.beaten_at = it.now
+    assert it.figures(seconds=20).healthy
+    assert it.figures(seconds=40).problems == [
+        f"Slot 0 (pid {changing.pid}): no sign of life for 60 s.",
+        f"Keeper (pid {it.keeper.pid}): no sign of life for 60 s.",
+    ]
+
+
+def test_events_in_memory_are_no_bytes_of_a_journal() -> None:
+    """With --journal off: what waits has an age, and there are no files."""
+    it = Board(workers=1)
+    (worker,) = it.workers
+    worker.gauges[Gauge.JOURNAL_OLDEST_MILLISECONDS] = 1300
+    worker.gauges[Gauge.LOG_ROWS_WAITING] = 1
+    assert "journal     1 event in memory  oldest 1.3s" in render(it.figures(), 120)
+    worker.gauges[Gauge.JOURNAL_BYTES] = 2048
+    assert "journal     2.0 KiB waiting  oldest 1.3s" in render(it.figures(), 120)
+
+
+def test_one_slot_gets_connections_and_two_get_them() -> None:
+    it = Board(workers=3)
+    for slots, words in ((1, "1 gets connections"), (2, "2 get connections")):
+        it.board.open_to = slots
+        assert words in "\n".join(render(it.figures(), 200))
 
 
 def test_a_reload_is_no_trouble() -> None:
