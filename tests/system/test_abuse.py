@@ -16,6 +16,8 @@ from tests.system.harness import Server
 from tests.system.wire import Line, ask, message, scrape
 from tests.unit.http_bed import read_answers
 
+pytestmark = pytest.mark.once
+
 CROWD: Final = 1000
 SPARE_DESCRIPTORS: Final = 200
 

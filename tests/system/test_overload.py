@@ -16,8 +16,11 @@ from tests.system.wire import Line, ask, message, scrape
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import pytest
 from overloadlib.load import Load, Period, Plan
 from overloadlib.workloads import closing
+
+pytestmark = pytest.mark.once
 
 CONNECTIONS = 600
 

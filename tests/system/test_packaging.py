@@ -28,6 +28,8 @@ from tests.system.clone import PYTHON, ROOT, bare_environ, offline_environ
 from tests.system.program import STOP_LIMIT_S, Program, get
 from tests.system.sandbox import settings
 
+pytestmark = pytest.mark.once
+
 UNIT: Final = ROOT / "packaging/systemd/prefork-ads.service"
 SOCKET: Final = ROOT / "packaging/systemd/prefork-ads.socket"
 INSTALL: Final = ROOT / "packaging/systemd/install"

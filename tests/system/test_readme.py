@@ -29,6 +29,8 @@ from tests.support import wait_until
 from tests.system.clone import PYTHON, ROOT, copy_sources, offline_environ
 from tests.system.program import Program, get
 
+pytestmark = pytest.mark.once
+
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # What the README is written with, and what stands for it in the test.

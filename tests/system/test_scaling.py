@@ -10,10 +10,14 @@ import signal
 import time
 import urllib.request
 
+import pytest
+
 from tests.conftest import Database
 from tests.support import wait_until
 from tests.system.clients import Clients
 from tests.system.harness import Server
+
+pytestmark = pytest.mark.once
 
 CLIENTS_OF_A_KIND = 6
 # Enough to meet each step under load; the promise is measured with ten times as many.

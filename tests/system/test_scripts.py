@@ -21,6 +21,8 @@ from tests.support import wait_until
 from tests.system.clone import PYTHON, ROOT, bare_environ, copy_sources, offline_environ
 from tests.system.program import Program, get
 
+pytestmark = pytest.mark.once
+
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").iterdir() if path.is_file())
 
 # What scripts/setup may take from the system apart from a Python.

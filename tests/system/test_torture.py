@@ -22,6 +22,8 @@ from prefork_ads.db.data_dir import find_running
 from tests.support import wait_until
 from tests.system.clone import ROOT
 
+pytestmark = pytest.mark.once
+
 START_LIMIT_S = 90.0
 END_LIMIT_S = 120.0
 
