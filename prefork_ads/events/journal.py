@@ -14,8 +14,9 @@ lines in a tick; and the list in memory that was there before:
      8    0.8   0.17
     32    0.56  0.17
 
-Reading it back costs 0.13 µs a line, a new segment 0.1–1 ms, once in 16 MiB. What is shipped and removed
-within half a minute never reaches the disk at all.
+Reading it back costs 0.13 µs a line, a new segment 0.1–1 ms, once in 16 MiB. What is
+shipped and removed before the kernel writes dirty pages back (vm.dirty_expire_centisecs, half a minute unless
+changed) need not reach the disk at all.
 
 **All or nothing.** A tick whose write fails (disk full, input/output error) is taken back: the file is
 cut to its last good size, nobody is told that these events count, and `append` says no until a probe
