@@ -187,11 +187,11 @@ def test_a_wrong_variable_is_an_error_too() -> None:
     assert "environment variable WEB_CONCURRENCY (--workers): 'none' is not" in done.stderr
 
 
-def test_a_database_that_is_not_there_ends_with_69() -> None:
+def test_a_database_that_is_not_there_ends_with_69(tmp_path: Path) -> None:
     """Named by host, port, user and database; without the password and without a traceback."""
     dsn = "postgresql://ads:hunter2@127.0.0.1:1/ads"
     for command in (["migrate"], ["variants", "sample", "1"], ["serve", "--port", "0"]):
-        done = run(*command, PREFORK_ADS_DSN=dsn)
+        done = run(*command, PREFORK_ADS_DSN=dsn, PREFORK_ADS_DATA_DIR=str(tmp_path))
         assert done.returncode == 69, done.stderr
         assert "prefork-ads: error: The database at ads@127.0.0.1:1/ads cannot be" in done.stderr
         assert "hunter2" not in done.stderr
