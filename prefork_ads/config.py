@@ -89,6 +89,18 @@ class Config:
     journal_segment_bytes: int = 16 << 20
     journal_max_bytes: int = 8 << 30
 
+    # Ads
+    geoip: Path | None = None
+    public_url: str | None = None
+    catalog_poll_s: float = 0.5
+    impression_window_s: float = 900.0
+    click_window_s: float = 604_800.0
+    view_attribution_s: float = 86_400.0
+    click_attribution_s: float = 2_592_000.0
+    max_events_per_address: int = 600
+    addresses: Literal["truncated", "full"] = "truncated"
+    explain_key: str | None = field(default=None, repr=False)
+
     # Limits
     max_url: int = 16 << 10
     max_head: int = 64 << 10

@@ -346,6 +346,73 @@ JOURNAL = (
     ),
 )
 
+ADS = (
+    Option(
+        "geoip",
+        PATH,
+        None,
+        "Database in MaxMind's format (.mmdb) that tells the country, region and city of an address.",
+        default_text="none: nobody's place is known",
+    ),
+    Option(
+        "public_url",
+        TEXT,
+        None,
+        "What the links in ads begin with, such as https://ads.example.org.",
+        default_text="the scheme and host that the request was sent to",
+    ),
+    Option(
+        "catalog_poll_s",
+        DURATION,
+        (0.05, 60),
+        "How often a worker asks for changes of the catalog that it was not told of.",
+    ),
+    Option(
+        "impression_window_s",
+        DURATION,
+        (1, 86_400),
+        "Time in which an impression may follow its decision; past it the beacon is refused.",
+    ),
+    Option(
+        "click_window_s",
+        DURATION,
+        (1, 2_592_000),
+        "Time in which a click may follow its decision and count; later ones are led on all the same.",
+    ),
+    Option(
+        "view_attribution_s",
+        DURATION,
+        (0, 31_536_000),
+        "Time in which a conversion is attributed to an impression.",
+    ),
+    Option(
+        "click_attribution_s",
+        DURATION,
+        (0, 31_536_000),
+        "Time in which a conversion is attributed to a click.",
+    ),
+    Option(
+        "max_events_per_address",
+        COUNT,
+        (1, 1_000_000),
+        "Impressions and clicks a minute from one address; what is beyond is kept and not billed.",
+    ),
+    Option(
+        "addresses",
+        one_of("truncated", "full"),
+        None,
+        "What is logged of a client's address: its network (/24, in IPv6 /48), or all of it.",
+    ),
+    Option(
+        "explain_key",
+        TEXT,
+        None,
+        "Who sends it in X-Explain-Key is told with an ad why it was chosen and the others were not.",
+        default_text="nobody is told",
+        secret=True,
+    ),
+)
+
 LIMITS = (
     Option("max_url", SIZE, (64, 1 << 20), "Longest URL; past it 414."),
     Option(
@@ -397,6 +464,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
     "Reading": READING,
     "Writing": WRITING,
     "Journal": JOURNAL,
+    "Ads": ADS,
     "Limits": LIMITS,
     "Time limits": TIME_LIMITS,
     "Configuration": CONFIGURATION,

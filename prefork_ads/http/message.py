@@ -31,6 +31,10 @@ FIELD_NAMES = (
     b"transfer-encoding",
     b"expect",
     b"upgrade",
+    b"sec-gpc",
+    b"dnt",
+    b"x-forwarded-proto",
+    b"x-explain-key",
 )
 (
     HOST,
@@ -43,6 +47,10 @@ FIELD_NAMES = (
     TRANSFER_ENCODING,
     EXPECT,
     UPGRADE,
+    SEC_GPC,
+    DNT,
+    X_FORWARDED_PROTO,
+    X_EXPLAIN_KEY,
 ) = range(len(FIELD_NAMES))
 
 NO_FIELDS: list[bytes | None] = [None] * len(FIELD_NAMES)

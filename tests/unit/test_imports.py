@@ -18,9 +18,9 @@ import prefork_ads
 LAYERS: Final = (
     ("prefork_ads.__main__",),
     ("prefork_ads.cli",),
-    ("prefork_ads.process",),
+    ("prefork_ads.process", "prefork_ads.report", "prefork_ads.management", "prefork_ads.demo"),
     ("prefork_ads.ads", "prefork_ads.db"),
-    ("prefork_ads.http", "prefork_ads.events"),
+    ("prefork_ads.http", "prefork_ads.events", "prefork_ads.web"),
     ("prefork_ads.metrics",),
     ("prefork_ads.config", "prefork_ads.options", "prefork_ads.values", "prefork_ads.dsn"),
     ("prefork_ads.errors",),

@@ -1,0 +1,1 @@
+"""A catalog to look at, and a day of visitors for it."""

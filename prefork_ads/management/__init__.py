@@ -1,0 +1,1 @@
+"""The catalog as people keep it: files, differences, one transaction."""

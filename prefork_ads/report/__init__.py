@@ -1,0 +1,1 @@
+"""Figures for people: what was asked for, shown, clicked and earned."""

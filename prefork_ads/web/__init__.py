@@ -1,0 +1,1 @@
+"""What browsers are given as it is: the tag and the demo page."""
