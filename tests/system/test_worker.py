@@ -131,7 +131,7 @@ def test_what_postgres_did_not_take_at_the_end_is_in_a_file(
 def test_a_stop_that_leaves_events_in_a_file_is_told_by_the_status(
     gate: Gate, database: Database
 ) -> None:
-    with Server(*NO_JOURNAL, "--drain-timeout-s", "3", dsn=gate.dsn, workers=1) as server:
+    with Server(*NO_JOURNAL, "--drain-timeout-s", "8", dsn=gate.dsn, workers=1) as server:
         gate.shut()
         wait_until_away(server)
         assert status(server.port, "/log?n=1") == 204
