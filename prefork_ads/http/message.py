@@ -35,6 +35,7 @@ FIELD_NAMES = (
     b"dnt",
     b"x-forwarded-proto",
     b"x-explain-key",
+    b"if-none-match",
 )
 (
     HOST,
@@ -51,6 +52,7 @@ FIELD_NAMES = (
     DNT,
     X_FORWARDED_PROTO,
     X_EXPLAIN_KEY,
+    IF_NONE_MATCH,
 ) = range(len(FIELD_NAMES))
 
 NO_FIELDS: list[bytes | None] = [None] * len(FIELD_NAMES)
@@ -109,12 +111,15 @@ Handler = Callable[[Request], bytes | None]
 JSON_TYPE = b"application/json"
 
 
+# Finding it on the enum takes a third of the time that the whole answer does.
+_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
 def render(status: int, body: bytes, content_type: bytes, date: bytes, extra: bytes = b"") -> bytes:
     """A whole answer. `extra` is further header lines, each with its CRLF."""
-    phrase = HTTPStatus(status).phrase.encode()
     return b"HTTP/1.1 %d %b\r\nDate: %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n%b" % (
         status,
-        phrase,
+        _PHRASES[status],
         date,
         content_type,
         len(body),

@@ -99,8 +99,9 @@ def read_answers(wire: bytes, methods: Iterable[str] = ()) -> list[Answer]:
             headers[name.lower()] = value
         number = int(status)
         method = "" if number < 200 else next(waiting, "GET")
-        has_body = number >= 200 and number != 204 and method != "HEAD"
-        assert ("content-length" in headers) == (number >= 200 and number != 204)
+        may_have_body = number >= 200 and number not in (204, 304)
+        has_body = may_have_body and method != "HEAD"
+        assert ("content-length" in headers) == may_have_body
         length = int(headers["content-length"]) if has_body else 0
         assert len(rest) >= length, "half a body"
         answers.append(Answer(number, headers, rest[:length]))

@@ -97,3 +97,57 @@ def test_options(path: bytes, allowed: bytes) -> None:
     assert status(answer) == 204
     assert allow(answer) == allowed
     assert status(ROUTER.handle(request(b"OPTIONS", b"/nothing"))) == 404
+
+
+def path_of(request: Request) -> bytes:
+    return b"family " + request.path
+
+
+FAMILY = Router(
+    {
+        b"/i/*": {b"GET": path_of, b"POST": path_of},
+        b"/i/exact": {b"GET": get},
+        b"/x": {b"GET": get},
+    },
+    ANSWERS,
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "answer"),
+    [
+        (b"GET", b"/i/token", b"family /i/token"),
+        (b"HEAD", b"/i/token", b"family /i/token"),
+        (b"POST", b"/i/token/more", b"family /i/token/more"),
+        (b"GET", b"/i/", b"family /i/"),
+        (b"GET", b"/i/exact", b"get"),
+        (b"POST", b"/i/exact2", b"family /i/exact2"),
+        (b"GET", b"/i/a%2Db%2Fc", b"family /i/a-b/c"),
+        (b"GET", b"/%69/a%2Db", b"family /i/a-b"),
+        (b"GET", b"/i%2Fa", b"family /i/a"),
+        (b"GET", b"/%69/exact", b"get"),
+    ],
+)
+def test_a_route_for_all_that_begins_so(method: bytes, path: bytes, answer: bytes) -> None:
+    """Exact paths come first, and what is percent-encoded is what it stands for."""
+    assert FAMILY.handle(request(method, path)) == answer
+
+
+@pytest.mark.parametrize(
+    "path", [b"/i", b"/I/a", b"//i/a", b"/ii/a", b"i/a", b"/*", b"/x/", b"/x/a"]
+)
+def test_nothing_else_begins_so(path: bytes) -> None:
+    assert status(FAMILY.handle(request(b"GET", path))) == 404
+
+
+def test_another_method_of_a_family() -> None:
+    answer = FAMILY.handle(request(b"DELETE", b"/i/a"))
+    assert status(answer) == 405
+    assert allow(answer) == b"GET, HEAD, OPTIONS, POST"
+    assert status(FAMILY.handle(request(b"OPTIONS", b"/i/a"))) == 204
+
+
+@pytest.mark.parametrize("path", [b"x", b"", b"*", b"/*", b"/a/b/*", b"/a*", b"x/*"])
+def test_a_route_that_would_never_be_found_is_a_mistake(path: bytes) -> None:
+    with pytest.raises(AssertionError):
+        Router({path: {b"GET": get}}, ANSWERS)
