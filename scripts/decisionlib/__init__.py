@@ -1,0 +1,1 @@
+"""What `scripts/decisions` is made of."""
