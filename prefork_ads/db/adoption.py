@@ -34,10 +34,13 @@ from prefork_ads.db.queries import query
 from prefork_ads.db.shipping import (
     TEXT_SETTINGS,
     TOO_OLD_WITHOUT_ROW,
+    Attribution,
     LedgerMoved,
     Pace,
     Shipment,
+    prepare,
 )
+from prefork_ads.events.lines import Batch
 from prefork_ads.events.segments import AdoptedSegment
 
 # As for the writer: better tried again than waited for with nobody knowing.
@@ -128,6 +131,7 @@ def ship(
     max_bytes: int,
     now_unix_s: float,
     progress: Callable[[int], None] = lambda position: None,
+    attribution: Attribution | None = None,
 ) -> Outcome:
     """Ship the rest of a segment and put it away.
 
@@ -150,7 +154,7 @@ def ship(
     _go_to(segment, known, outcome)
     pace = Pace(max_rows)
     while (batch := segment.next_batch(pace.rows, max_bytes)) is not None:
-        shipment = Shipment(batch, pace)
+        shipment = _prepare(batch, pace, attribution)
         try:
             _carry_out(conn, shipment)
         except LedgerMoved as moved:
@@ -189,6 +193,16 @@ def _go_to(segment: AdoptedSegment, position: int, outcome: Outcome) -> None:
     outcome.lost_bytes = 0
     if not segment.start_at(position):
         outcome.lost_bytes = position - segment.size
+
+
+def _prepare(batch: Batch, pace: Pace, attribution: Attribution | None) -> Shipment:
+    steps = prepare(batch, pace, attribution=attribution)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            shipment: Shipment = end.value
+            return shipment
 
 
 def _carry_out(conn: Connection, shipment: Shipment) -> None:

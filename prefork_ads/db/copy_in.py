@@ -72,10 +72,11 @@ Conversation = Generator[Wanted, None, str | None]
 
 
 def conversation(pgconn: int, statement: bytes, data: bytes) -> Conversation:
-    """Run "condition; COPY … FROM STDIN" as one transaction; a generator that yields what to wait for.
+    """Run "condition; COPY … FROM STDIN; more" as one transaction; a generator that yields what to wait for.
 
     The condition is a statement that returns a row. Returns that row's first value, as text; without a row
-    nothing is copied, nothing of the string takes effect, and None is returned. The connection must be
+    nothing is copied, nothing of the string takes effect, and None is returned. What statements behind
+    the COPY answer, if there are any, is passed over. The connection must be
     idle and non-blocking. Raises CopyLost or CopyRefused.
     """
     _check(pgconn, _send_query(pgconn, statement))
@@ -225,7 +226,8 @@ def _flush_all(pgconn: int) -> Generator[Wanted, None, None]:
 def _take(result: int, results: _Results) -> int:
     """Keep what this result says, free it, and tell its kind."""
     status: int = _result_status(result)
-    if status == _TUPLES_OK and _rows(result) and _columns(result):
+    condition = status == _TUPLES_OK and not results.asked_for_data
+    if condition and _rows(result) and _columns(result):
         value = _get_value(result, _rows(result) - 1, 0)
         results.value = value.decode()
     elif status in (_BAD_RESPONSE, _FATAL_ERROR) and results.error is None:

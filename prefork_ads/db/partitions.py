@@ -1,6 +1,7 @@
-"""What one process per database does for request_log once a minute: make days, forget days, freeze days.
+"""What one process per database does for the log and the events once a minute: make, forget and freeze days.
 
-Rows of the ledger that nobody has asked for in a year go too.
+Rows of the ledger that nobody has asked for in a year go too. The index of request_log's times is told what
+has come, and conversions that came before the click they follow are attributed.
 
 Plain functions on a synchronous autocommit connection; who calls them, and when, is the keeper's
 affair. Being the one is a session advisory lock: the server gives it back when the holder's
@@ -25,7 +26,7 @@ from psycopg2 import sql
 
 from prefork_ads.db import session
 from prefork_ads.db.queries import query
-from prefork_ads.db.shipping import FORGOTTEN_AFTER
+from prefork_ads.db.shipping import FORGOTTEN_AFTER, Attribution
 
 Connection = psycopg2.extensions.connection
 LogTable = Literal["logged", "unlogged"]
@@ -37,6 +38,8 @@ DAYS_AHEAD: Final = 7
 # Rows of a day still arrive for a while after its end: a writer's interval, a database that was
 # away.
 CLOSED_AFTER: Final = datetime.timedelta(hours=1)
+# A click may reach us after what followed it, by another worker, after a database that was away.
+CATCH_UP: Final = datetime.timedelta(days=1)
 # One vacuum of a day of a hundred million rows takes minutes; the next tick does the next.
 VACUUMS_PER_TICK: Final = 1
 
@@ -46,9 +49,13 @@ class Report:
     """What a tick did. `postponed` names the steps that would have had to wait."""
 
     created: int = 0
+    # The same of ad_event.
+    created_events: int = 0
     converted: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     vacuumed: tuple[str, ...] = ()
+    # Conversions that were attributed late.
+    attributed: int = 0
     postponed: tuple[str, ...] = ()
 
 
@@ -59,8 +66,12 @@ def prepare(dsn: str, log_table: LogTable) -> Report:
         postponed, converted = _patiently(
             "log_table", lambda: set_log_table(conn, log_table, today)
         )
-        created = ensure(conn, today)
-        return Report(created=created, converted=converted, postponed=postponed)
+        return Report(
+            created=ensure(conn, today),
+            created_events=ensure_events(conn, today),
+            converted=converted,
+            postponed=postponed,
+        )
 
 
 def take_leadership(conn: Connection) -> bool:
@@ -74,6 +85,7 @@ def tick(
     *,
     log_table: LogTable,
     retention_days: int,
+    attribution: Attribution | None = None,
     now: datetime.datetime | None = None,
 ) -> Report:
     """Everything once. `now` is the database's clock unless given."""
@@ -81,21 +93,43 @@ def tick(
     now = now or utc_now(conn)
     today = now.date()
     not_set, converted = _patiently("log_table", lambda: set_log_table(conn, log_table, today))
-    created = ensure(conn, today)
+    created, created_events = ensure(conn, today), ensure_events(conn, today)
     not_dropped, dropped = _patiently("retention", lambda: forget(conn, today, retention_days))
+    events_not_dropped, dropped_events = _patiently(
+        "retention of events", lambda: forget_events(conn, today, retention_days)
+    )
+    not_summarized, _ = _patiently("summarizing", lambda: summarize(conn, today))
     vacuumed = freeze(conn, (now - CLOSED_AFTER).date())
     with conn.cursor() as cursor:
         cursor.execute(query("journal_segment_forget"), {"forgotten_after": FORGOTTEN_AFTER})
-    return Report(created, converted, dropped, vacuumed, not_set + not_dropped)
+    return Report(
+        created=created,
+        created_events=created_events,
+        converted=converted,
+        dropped=dropped + dropped_events,
+        vacuumed=vacuumed,
+        attributed=catch_up(conn, attribution or Attribution()),
+        postponed=not_set + not_dropped + events_not_dropped + not_summarized,
+    )
 
 
 def ensure(conn: Connection, today: datetime.date) -> int:
     """Make the missing partitions around today; return how many were missing."""
-    first = today - datetime.timedelta(days=DAYS_BEHIND)
-    last = today + datetime.timedelta(days=DAYS_AHEAD)
-    row = _one(conn, query("request_log_ensure"), {"first_day": first, "last_day": last})
-    made: int = row[0]
+    made: int = _one(conn, query("request_log_ensure"), _around(today))[0]
     return made
+
+
+def ensure_events(conn: Connection, today: datetime.date) -> int:
+    """The same for ad_event."""
+    made: int = _one(conn, query("ad_event_ensure"), _around(today))[0]
+    return made
+
+
+def _around(today: datetime.date) -> dict[str, datetime.date]:
+    return {
+        "first_day": today - datetime.timedelta(days=DAYS_BEHIND),
+        "last_day": today + datetime.timedelta(days=DAYS_AHEAD),
+    }
 
 
 def set_log_table(
@@ -115,12 +149,37 @@ def set_log_table(
 
 def forget(conn: Connection, today: datetime.date, retention_days: int) -> tuple[str, ...]:
     """Drop the days that are over for more than `retention_days` days; 0 keeps all."""
+    return _forget(conn, "request_log_forget", today, retention_days)
+
+
+def forget_events(conn: Connection, today: datetime.date, retention_days: int) -> tuple[str, ...]:
+    """The same for ad_event. Events that come later for such a day are in request_log and not counted."""
+    return _forget(conn, "ad_event_forget", today, retention_days)
+
+
+def _forget(
+    conn: Connection, name: str, today: datetime.date, retention_days: int
+) -> tuple[str, ...]:
     if retention_days == 0:
         return ()
     first_kept = today - datetime.timedelta(days=retention_days)
     with conn.cursor() as cursor:
-        cursor.execute(query("request_log_forget"), {"first_kept": first_kept})
+        cursor.execute(query(name), {"first_kept": first_kept})
         return tuple(name for (name,) in cursor.fetchall())
+
+
+def summarize(conn: Connection, today: datetime.date) -> tuple[str, ...]:
+    """Tell the index of times what has come today and yesterday; it reads only what it has not seen."""
+    yesterday = today - datetime.timedelta(days=1)
+    _one(conn, query("request_log_summarize"), {"first_day": yesterday, "last_day": today})
+    return ()
+
+
+def catch_up(conn: Connection, attribution: Attribution) -> int:
+    """Attribute conversions that came before the click they follow; return how many those were."""
+    parameters = {"since": CATCH_UP, **attribution.parameters()}
+    attributed: int = _one(conn, query("conversion_catch_up"), parameters)[0]
+    return attributed
 
 
 def freeze(conn: Connection, open_from: datetime.date) -> tuple[str, ...]:

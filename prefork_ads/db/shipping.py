@@ -22,6 +22,11 @@ under way on a connection we have given up, and must find no row when the segmen
 are taken from the same place until it is one, that one is kept in `request_log_rejected`, and the rest goes
 on in batches that grow again.
 
+**Ads.** What lines say about ads is added up here (`ad_lines`) and goes with them: the statement of a batch
+that has such lines ends with `ad_ingest`, which counts events once and keeps the sums, in the same
+transaction. What it refuses is looked for like a line that cannot become a row. Batches of several writers
+may stand in each other's way there; PostgreSQL then undoes one of them, and that is sent again as it is.
+
 **How.** A living worker's batch is taken by COPY (`log_copy`, see `copy_in`), a dead one's by an INSERT of
 one text parameter (`log_insert`), which any connection can do. Lines have the form that COPY reads; the
 INSERT undoes the same escapes.
@@ -36,16 +41,24 @@ row of this process and of the backend, by rows in an INSERT:
 So 2,000 rows are enough: such a statement keeps the loop from serving for 2 ms, and one of 10,000 for up to
 15 ms. By COPY the backend takes half of it and this process a fifth: nothing is decoded or quoted.
 
-Must not know: connections, files, what the lines mean beyond the day they begin with.
+With ads, by COPY (lines of 700 and 440 bytes, 2,000 rows, nearly each decision another row of the rollup; on
+a machine busy with other work, where a line without ads took the backend 5 µs): a decision takes the backend
+35 µs and this process 8 more; decisions with an impression each, 50 µs a line. Four writers at once on the
+same rows of the rollup: 55 µs a line, 14,000 lines/s together, no deadlock.
+
+Must not know: connections, files, what the lines mean beyond the day they begin with and what `ad_lines`
+makes of them.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
+from prefork_ads.events.ad_lines import Ads, BadRecord, add_up
 from prefork_ads.events.lines import Batch
+from prefork_ads.events.segments import stream_of
 
 # How long a ledger row is kept that nothing moves. A file that could be older than this and has no row
 # may have been shipped already, and is not shipped at all; the month between is for clocks that differ.
@@ -60,6 +73,9 @@ TEXT_SETTINGS: Final = "SET client_encoding = 'UTF8'; SET standard_conforming_st
 _NO_PARTITION: Final = "23514"
 # Cardinality, data, constraint and a limit of the program: what a line itself can cause.
 _DATA_ERRORS: Final = ("21", "22", "23", "54")
+# Somebody else's transaction was in the way (serialization failure, deadlock): the same may go well now.
+_AGAIN: Final = ("40001", "40P01")
+_MOST_AGAIN: Final = 20
 _DAY: Final = re.compile(rb"^\d{4}-\d\d-\d\d(?= )", re.MULTILINE)
 
 
@@ -103,6 +119,21 @@ class Statement:
     lines: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """How long after a click, and after an impression, a conversion is put down to it."""
+
+    click_s: float = 2_592_000.0
+    view_s: float = 86_400.0
+
+    def parameters(self) -> dict[str, timedelta]:
+        """As statements want it."""
+        return {
+            "click_window": timedelta(seconds=self.click_s),
+            "view_window": timedelta(seconds=self.view_s),
+        }
+
+
 class Pace:
     """How many lines the next batch may have: fewer while one of them is being looked for."""
 
@@ -122,13 +153,25 @@ class Pace:
 class Shipment:
     """One batch on its way. Ask `next`, carry it out, say what became of it; until `next` is None.
 
-    Then either it has `counted`, or PostgreSQL refused it and a smaller one is to be taken.
+    Then either it has `counted`, or PostgreSQL refused it and a smaller one is to be taken. Made by
+    `prepare`.
     """
 
-    def __init__(self, batch: Batch, pace: Pace, *, by_copy: bool = False) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        pace: Pace,
+        *,
+        ads: Ads | BadRecord | None,
+        by_copy: bool = False,
+        attribution: Attribution | None = None,
+    ) -> None:
         self._batch = batch
         self._by_copy = by_copy
         self._pace = pace
+        self._ads = None if isinstance(ads, BadRecord) else ads
+        self._attribution = attribution or Attribution()
+        self._times_again = 0
         self._days: list[bytes] = []
         self._made_days = False
         self._given_up = False
@@ -138,6 +181,8 @@ class Shipment:
         if b"\0" in batch.data:
             # No statement can hold it, so nobody needs to be asked.
             self._narrow("it has a NUL")
+        elif isinstance(ads, BadRecord):
+            self._narrow(str(ads))
 
     def next(self) -> Statement | None:
         """What to do now; None when there is nothing more to do."""
@@ -157,9 +202,22 @@ class Shipment:
             line = text.decode(errors="replace").replace("\0", "\ufffd").encode()
             reason = self.rejected.encode(errors="replace")
             return Statement("log_reject", {**move, "line": Text(line), "reason": Text(reason)})
+        parameters = {**move, **self._about_ads()}
+        suffix = "_ads" if self._ads else ""
         if self._by_copy:
-            return Statement("log_copy", move, batch.data)
-        return Statement("log_insert", {**move, "lines": Text(text)})
+            return Statement("log_copy" + suffix, parameters, batch.data)
+        return Statement("log_insert" + suffix, {**parameters, "lines": Text(text)})
+
+    def _about_ads(self) -> dict[str, Any]:
+        """The parameters of ad_ingest."""
+        ads = self._ads
+        if ads is None:
+            return {}
+        return {
+            "holder": stream_of(self._batch.segment),
+            **{name: Text(getattr(ads, name).encode()) for name in Ads.__slots__},
+            **self._attribution.parameters(),
+        }
 
     def answered(self, rows: Sequence[Sequence[Any]]) -> None:
         """The statement was carried out, with this last result.
@@ -177,6 +235,9 @@ class Shipment:
 
     def refused(self, sqlstate: str, reason: str) -> bool:
         """PostgreSQL refused the statement. False: not because of the lines, so nothing can be done."""
+        if sqlstate in _AGAIN and self._times_again < _MOST_AGAIN:
+            self._times_again += 1
+            return True
         if sqlstate[:2] not in _DATA_ERRORS or self.rejected:
             return False
         if self._days:
@@ -196,3 +257,15 @@ class Shipment:
             self._given_up = True
         else:
             self.rejected = reason
+
+
+def prepare(
+    batch: Batch, pace: Pace, *, by_copy: bool = False, attribution: Attribution | None = None
+) -> Generator[None, None, Shipment]:
+    """A batch's shipment, made in steps of a millisecond, between which it yields."""
+    ads: Ads | BadRecord | None
+    try:
+        ads = yield from add_up(batch.data)
+    except BadRecord as error:
+        ads = error
+    return Shipment(batch, pace, ads=ads, by_copy=by_copy, attribution=attribution)

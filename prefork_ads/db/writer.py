@@ -12,6 +12,8 @@ a fail-over to a replica that lags it may stand behind us, and what it has lost 
 
 What is not because of a line (no connection, disk full, a lock, a missing right) is waited out.
 
+What lines say about ads is read before they go, a millisecond at a time: the loop serves in between.
+
 Must not know: HTTP, files, what the lines mean.
 """
 
@@ -32,11 +34,13 @@ from prefork_ads.db.connection import (
 from prefork_ads.db.queries import query
 from prefork_ads.db.shipping import (
     TEXT_SETTINGS,
+    Attribution,
     LedgerBroken,
     LedgerMoved,
     Pace,
     Shipment,
     Statement,
+    prepare,
 )
 from prefork_ads.errors import DatabaseUnavailable
 from prefork_ads.events.lines import Batch
@@ -112,10 +116,12 @@ class Writer:
         counters: Cells,
         gauges: Cells,
         report: Callable[[str], None],
+        attribution: Attribution | None = None,
     ) -> None:
         self._dsn = dsn
         self._journal = journal
         self._batching = batching
+        self._attribution = attribution or Attribution()
         self._pace = Pace(batching.rows)
         self._counters = counters
         self._gauges = gauges
@@ -238,7 +244,7 @@ class Writer:
     async def _ship(self, connection: AsyncConnection, batch: Batch) -> None:
         if batch.segment not in self._opened:
             await self._open(connection, batch)
-        shipment = Shipment(batch, self._pace, by_copy=True)
+        shipment = await self._prepare(batch)
         while (statement := shipment.next()) is not None:
             started = time.perf_counter()
             try:
@@ -254,6 +260,17 @@ class Writer:
                 return
             if shipment.counted:
                 self._count(batch, shipment, time.perf_counter() - started)
+
+    async def _prepare(self, batch: Batch) -> Shipment:
+        """Read what the lines say about ads, and let the loop serve between the steps."""
+        steps = prepare(batch, self._pace, by_copy=True, attribution=self._attribution)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                shipment: Shipment = end.value
+                return shipment
+            await asyncio.sleep(0)
 
     async def _carry_out(self, connection: AsyncConnection, statement: Statement) -> list[Row]:
         """The statement's last result."""

@@ -65,6 +65,19 @@ class EventClock:
             self._render(milliseconds)
         return self._text + self._ids.next(milliseconds)
 
+    def another(self) -> bytes:
+        """The same of one more event of the moment that was stamped last."""
+        return self._text + self._ids.next(self._milliseconds)
+
+    def now_s(self) -> float:
+        """Seconds since 1970."""
+        return self._clock() / 1e9
+
+    @property
+    def stamped_s(self) -> float:
+        """The moment that was stamped last, in seconds since 1970: what the line says, no more exact."""
+        return self._milliseconds / 1000
+
     def _render(self, milliseconds: int) -> None:
         second, rest = divmod(milliseconds, 1000)
         if second != self._second:

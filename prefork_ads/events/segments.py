@@ -43,6 +43,7 @@ _NOT_IN_A_HOST: Final = re.compile(r"[^A-Za-z0-9.-]")
 _NAME: Final = re.compile(
     r"[A-Za-z0-9-][A-Za-z0-9.-]{0,63}-[0-9]{1,10}-(?P<began>[0-9a-f]{8})[0-9a-f]{16}-[0-9]{6,12}"
 )
+_SEQUENCE: Final = re.compile(r"-[0-9]{6,12}\Z")
 
 
 # -- names -----------------------------------------------------------------------------------------
@@ -57,6 +58,11 @@ def new_stream(hostname: str, pid: int, now: float) -> str:
 def segment_name(stream: str, sequence: int) -> str:
     """What the ledger calls a segment; its file has the suffix besides."""
     return f"{stream}-{sequence:06d}"
+
+
+def stream_of(segment: str) -> str:
+    """The stream that a segment is part of; a segment without a number is the whole of it."""
+    return _SEQUENCE.sub("", segment)
 
 
 def stream_began(segment: str) -> float | None:

@@ -97,6 +97,26 @@ def test_a_line_that_is_refused_takes_nothing_with_it(tables: Database) -> None:
     assert stored(tables) == (0, 0)
 
 
+def test_what_follows_the_copy_belongs_to_it(tables: Database) -> None:
+    """Its answers are passed over, the condition's is told; and if it is refused nothing takes effect."""
+
+    async def scenario() -> None:
+        async with connected(tables.dsn) as connection:
+            failing = MOVE + COPY + b"; SELECT 'a'; SELECT 1 / (count(*) - 1) FROM line"
+            with pytest.raises(CopyRefused, match="division by zero") as refused:
+                await copy_in(connection, failing, b"1\tone\n", timeout_s=LIMIT_S)
+            assert refused.value.sqlstate == "22012"
+            assert stored(tables) == (0, 0)
+            more = MOVE + COPY + b"; SELECT 'a'; DELETE FROM line WHERE n = 1 RETURNING 'b'"
+            data = b"1\tone\n2\ttwo\n"
+            assert await copy_in(connection, more, data, timeout_s=LIMIT_S) == "7"
+            assert await copy_in(connection, more, data, timeout_s=LIMIT_S) is None
+            assert await ask(connection, "SELECT n FROM line") == [(2,)]
+
+    run(scenario())
+    assert stored(tables) == (1, 7)
+
+
 def test_a_refused_condition_is_told(tables: Database) -> None:
     async def scenario() -> None:
         async with connected(tables.dsn) as connection:

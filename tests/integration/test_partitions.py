@@ -1,6 +1,7 @@
 """The keeper's work on request_log: leadership, days ahead, retention, freezing."""
 
 import datetime
+import re
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -45,7 +46,7 @@ def log(database: Database, offset: int, rows: int = 10) -> None:
 
 def test_days_are_made_ahead(database: Database, conn: psycopg2.extensions.connection) -> None:
     report = partitions.tick(conn, log_table="logged", retention_days=30, now=NOON)
-    assert report == Report(created=9, vacuumed=(day(-1),)), "yesterday is empty and closed"
+    assert report == Report(created=9, created_events=9, vacuumed=(day(-1),)), "yesterday is empty"
     assert names(database) == [day(offset) for offset in range(-1, 8)]
     assert partitions.tick(conn, log_table="logged", retention_days=30, now=NOON) == Report()
     tomorrow = NOON + datetime.timedelta(days=1)
@@ -120,7 +121,7 @@ def test_a_setting_that_is_in_force_takes_no_lock(
 ) -> None:
     partitions.tick(conn, log_table="logged", retention_days=30, now=NOON)
     with closing(database.connect(autocommit=False)) as other, other.cursor() as cursor:
-        cursor.execute("LOCK TABLE request_log IN SHARE UPDATE EXCLUSIVE MODE")
+        cursor.execute("LOCK TABLE ONLY request_log IN SHARE UPDATE EXCLUSIVE MODE")
         assert partitions.tick(conn, log_table="logged", retention_days=30, now=NOON) == Report()
 
 
@@ -165,3 +166,48 @@ def test_prepare_makes_the_first_requests_possible(database: Database) -> None:
     assert database.fetch(
         "SELECT DISTINCT log_table FROM request_log_partition WHERE day >= now()::date"
     ) == [("unlogged",)]
+
+
+def test_a_minute_is_found_without_reading_its_day(
+    database: Database, conn: psycopg2.extensions.connection
+) -> None:
+    """The index of times knows what had come by the last tick; what came later is read all the same."""
+    database.execute("SELECT request_log_ensure(%s, %s)", TODAY, TODAY)
+    fill = """INSERT INTO request_log (time, id, endpoint, params)
+              SELECT %s + interval '2 seconds' * n, gen_random_uuid(), 'log', '{}'
+                FROM generate_series(0, 39999) AS n"""
+    midnight = datetime.datetime.combine(TODAY, datetime.time(), datetime.UTC)
+    database.execute(fill, midnight)
+    database.execute(f'ALTER DATABASE "{database.name}" SET enable_seqscan = off')
+    minute = midnight + datetime.timedelta(hours=1)
+    looks_for = "SELECT count(*) FROM request_log WHERE time >= %s AND time < %s"
+    between = (minute, minute + datetime.timedelta(minutes=1))
+
+    def pages_read() -> int:
+        [[[plan]]] = database.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {looks_for}", *between)
+        scan = re.search(r"'Node Type': 'Bitmap Heap Scan'.*'Lossy Heap Blocks': (\d+)", str(plan))
+        assert scan is not None, "it asks the index"
+        return int(scan[1])
+
+    before = pages_read()
+    partitions.tick(conn, log_table="logged", retention_days=30, now=NOON)
+    assert pages_read() < before / 2
+    database.execute(fill, midnight)
+    assert database.fetch(looks_for, *between) == [(60,)]
+
+
+def test_days_of_events_are_made_and_dropped_with_those_of_the_log(
+    database: Database, conn: psycopg2.extensions.connection
+) -> None:
+    old = TODAY - datetime.timedelta(days=31)
+    database.execute("SELECT ad_event_ensure(%s, %s)", old, old + datetime.timedelta(days=1))
+    report = partitions.tick(conn, log_table="logged", retention_days=30, now=NOON)
+    assert report.dropped == (f"ad_event_{old:%Y%m%d}",)
+    assert partitions.tick(conn, log_table="logged", retention_days=30, now=NOON).dropped == ()
+    days = [d for (d,) in database.fetch("SELECT day FROM ad_event_partition ORDER BY day")]
+    assert days == [
+        TODAY - datetime.timedelta(days=30),
+        *(TODAY + datetime.timedelta(days=offset) for offset in range(-1, 8)),
+    ]
+    database.execute("SELECT ad_event_ensure(%s, %s)", old, old)
+    assert database.fetch("SELECT count(*) FROM ad_event_partition WHERE day = %s", old) == [(0,)]

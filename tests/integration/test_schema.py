@@ -131,7 +131,12 @@ def test_partitions_are_as_the_log_wants_them(database: Database) -> None:
         """SELECT c.reloptions, t.reloptions, c.relhasindex, c.relpersistence
              FROM pg_class AS c JOIN pg_class AS t ON t.oid = c.reltoastrelid
             WHERE c.relname = 'request_log_20260301'"""
-    ) == [(["autovacuum_enabled=off"], ["autovacuum_enabled=off"], False, "p")]
+    ) == [(["autovacuum_enabled=off"], ["autovacuum_enabled=off"], True, "p")]
+    assert database.fetch(
+        """SELECT a.amname FROM pg_index AS i
+             JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS a ON a.oid = c.relam
+            WHERE i.indrelid = 'request_log_20260301'::regclass"""
+    ) == [("brin",)], "an index of another kind would cost more than all else in the insert"
 
 
 @pytest.mark.parametrize("days", ["'2026-03-02', '2026-03-01'", "'2026-01-01', '2027-06-01'"])

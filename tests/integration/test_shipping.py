@@ -419,7 +419,7 @@ def test_judging_a_file_changes_nothing(tmp_path: Path) -> None:
 def refusals(*sqlstates: str, rows: int = 8) -> tuple[Shipment, Pace, list[bool]]:
     pace = Pace(100)
     lines = b"".join(event(n) + b"\n" for n in range(rows))
-    shipment = Shipment(Batch("s", 0, len(lines), lines, rows), pace)
+    shipment = Shipment(Batch("s", 0, len(lines), lines, rows), pace, ads=None)
     answers = []
     for sqlstate in sqlstates:
         assert shipment.next() is not None
@@ -427,9 +427,18 @@ def refusals(*sqlstates: str, rows: int = 8) -> tuple[Shipment, Pace, list[bool]
     return shipment, pace, answers
 
 
-@pytest.mark.parametrize("sqlstate", ["53100", "42P01", "42501", "57014", "25006", "40001", ""])
+@pytest.mark.parametrize("sqlstate", ["53100", "42P01", "42501", "57014", "25006", ""])
 def test_a_full_disk_is_no_reason_to_give_up_a_line(sqlstate: str) -> None:
     assert refusals(sqlstate, rows=1)[2] == [False]
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
+def test_a_batch_that_stood_in_anothers_way_is_sent_again_as_it_is(sqlstate: str) -> None:
+    """PostgreSQL has undone it; and no line is to blame, however often that happens."""
+    shipment, pace, answers = refusals(*20 * [sqlstate])
+    assert answers == 20 * [True]
+    assert pace.rows == 100
+    assert not shipment.refused(sqlstate, "for ever"), "and then the connection is made anew"
 
 
 def test_a_bad_line_is_looked_for_by_halves() -> None:

@@ -27,6 +27,7 @@ from prefork_ads.events.segments import (
     segment_name,
     set_aside,
     stream_began,
+    stream_of,
 )
 from tests.unit.journal_bed import BEGAN, event, names, numbers_of
 
@@ -69,6 +70,13 @@ def test_a_name_tells_when_its_stream_began() -> None:
     assert FIRST.endswith("-000001")
     assert stream_began(FIRST) == BEGAN
     assert new_stream("h", 1, BEGAN) != new_stream("h", 1, BEGAN)
+
+
+def test_a_segment_tells_whose_it_is() -> None:
+    """Also the only one of a journal in memory, which has the stream's own name."""
+    assert stream_of(FIRST) == STREAM
+    assert stream_of(segment_name(STREAM, 123_456_789)) == STREAM
+    assert stream_of(STREAM) == STREAM
 
 
 @pytest.mark.parametrize(
