@@ -1,0 +1,165 @@
+"""One worker's lease of one campaign: what it may serve, what it has, how much to ask for.
+
+Numbers are absolute: `granted` is what was granted for a campaign's day since the worker's beginning,
+`served` what it has served of it. Day by day: a lease is good for one day of the campaign's time zone,
+from `begins_s` up to and not at `ends_s`, by this worker's clock. So a decision is made on the day that it
+is counted for, whatever PostgreSQL's clock says.
+
+**How much.** What was served lately, times LEASE_S, so that a worker seldom runs dry and little is out at
+a time; at least SMALLEST. Who ran dry asks for twice as much. Towards the end of the goal PostgreSQL
+grants a part of the rest only. Then (`scarce`) a worker that has not used its lease for a while gives it
+back, and asks again a little later: somebody else may have the traffic.
+
+While a call is under way that gives something back, what it gives back is not served: `usable` is the
+least that may be granted.
+
+Must not know: the database, masks, other campaigns.
+"""
+
+import random
+from typing import Final
+
+from prefork_ads.ads.catalog import Campaign
+from prefork_ads.ads.pacing import Pace
+
+LEASE_S: Final = 2.0
+SMALLEST: Final = 4
+LARGEST: Final = 1_000_000
+# Unused for so long, what is scarce goes back; and is not asked for again for so long, twice at most.
+IDLE_S: Final = 4.0
+REST_S: Final = 4.0
+# How old what is known may get: need and plan go by it.
+LOOK_AGAIN_S: Final = 5.0
+# Before a day's end its lease is over: the decision's id is a moment younger than what it is decided by.
+DAY_END_S: Final = 0.05
+
+_NEVER: Final = float("-inf")
+
+
+class Lease:
+    """What this worker holds of one campaign, today."""
+
+    __slots__ = (
+        "_rate",
+        "_rated_s",
+        "_served_then",
+        "_size",
+        "begins_s",
+        "campaign",
+        "day",
+        "ends_s",
+        "granted",
+        "is_dry",
+        "known_s",
+        "need",
+        "pace",
+        "rests_until_s",
+        "scarce",
+        "served",
+        "usable",
+        "used_at_s",
+    )
+
+    def __init__(self, campaign: Campaign) -> None:
+        self.campaign = campaign
+        self.day = ""
+        self.begins_s = self.ends_s = 0.0
+        self.granted = self.usable = self.served = 0
+        self.pace: Pace | None = None
+        self.need = 4
+        self.scarce = False
+        # Used up since it was asked for.
+        self.is_dry = False
+        # Moments of the monotonic clock: what is known is of then; used last.
+        self.known_s = self.used_at_s = _NEVER
+        self.rests_until_s = _NEVER
+        self._size = SMALLEST
+        self._rate = 0.0
+        self._rated_s = 0.0
+        self._served_then = 0
+
+    @property
+    def left(self) -> int:
+        return self.usable - self.served
+
+    def is_open(self, at_s: float) -> bool:
+        """Whether it may be served now (by the clock on the wall)."""
+        return self.usable > self.served and self.begins_s <= at_s < self.ends_s - DAY_END_S
+
+    def changed(self, campaign: Campaign) -> None:
+        """The catalog says something else of it."""
+        self.campaign = campaign
+        self.pace = None
+        self.known_s = self.rests_until_s = _NEVER
+
+    def start_day(
+        self, day: str, begins_s: float, ends_s: float, served: int, now_s: float
+    ) -> None:
+        """Another day, of which so much was served already (none, unless a time zone was changed)."""
+        self.day, self.begins_s, self.ends_s = day, begins_s, ends_s
+        self.granted = self.usable = self.served = served
+        self._served_then, self._rated_s = served, now_s
+        self.rests_until_s = _NEVER
+        self.pace = None
+
+    def start_anew(self, now_s: float) -> None:
+        """All of it was given to others."""
+        self.granted = self.usable = self.served = 0
+        self._served_then, self._rated_s = 0, now_s
+
+    def serve(self, now_s: float) -> None:
+        self.served += 1
+        self.used_at_s = now_s
+        if self.served >= self.usable:
+            self.is_dry = True
+
+    # -- asking ------------------------------------------------------------------------------------
+
+    def wanted(self, now_s: float) -> int:
+        """What should be granted."""
+        self._measure(now_s)
+        if now_s < self.rests_until_s:
+            # Nothing more.
+            return min(self.usable, self.served)
+        if self.scarce and self.left and now_s - max(self.used_at_s, self.known_s) > IDLE_S:
+            # Not all at the same moment: whoever has traffic shall find it there.
+            self.rests_until_s = now_s + REST_S * (1 + random.random())  # noqa: S311
+            return self.served
+        if self.left > (2 if self.scarce else 4) * self._size:
+            return self.served + self._size
+        if 2 * self.left < self._size:
+            return self.served + self._size
+        return self.usable
+
+    def is_due(self, wanted: int, now_s: float) -> bool:
+        """Whether PostgreSQL is to be asked about it now."""
+        return wanted != self.granted or now_s - self.known_s >= LOOK_AGAIN_S
+
+    def asks(self, wanted: int) -> None:
+        """It is asked for so much: what is given back is gone from now on."""
+        self.is_dry = False
+        self.usable = max(self.served, min(self.usable, wanted))
+
+    def answered(
+        self, granted: int, room: int, holders: int, *, reached: bool, now_s: float
+    ) -> None:
+        """`room` is what is left for all, `reached`: nothing will be before another day or goal."""
+        self.granted = self.usable = granted
+        self.known_s = now_s
+        self.scarce = room < holders * max(SMALLEST, self._size)
+        if reached:
+            self.rests_until_s = now_s + LOOK_AGAIN_S
+
+    def _measure(self, now_s: float) -> None:
+        """The rate, and the size by it."""
+        seconds = now_s - self._rated_s
+        if seconds < 0.2:
+            return
+        latest = (self.served - self._served_then) / seconds
+        self._rate = latest if latest > self._rate else (self._rate + latest) / 2
+        self._served_then, self._rated_s = self.served, now_s
+        size = max(SMALLEST, int(self._rate * LEASE_S) + 1)
+        if self.is_dry and not self.scarce:
+            # How much more it could have served nobody knows.
+            size = max(size, 2 * self._size)
+        self._size = min(size, LARGEST)

@@ -1,0 +1,316 @@
+"""A worker's leases: what it may serve, asks for and gives back, whatever becomes of its calls."""
+
+import pytest
+
+from tests.unit.budget_bed import DAY_S, GOAL, NOON_S, Bed, replayed, rows_of, tomorrow
+
+MIDNIGHT_S = NOON_S + DAY_S / 2
+
+
+def test_a_campaign_with_a_goal_is_closed_without_a_lease_and_others_are_open() -> None:
+    bed = Bed(GOAL, {})
+    assert not bed.is_open(1)
+    assert bed.is_open(2)
+    bed.grant(5)
+    assert bed.is_open(1)
+
+
+def test_a_lease_that_is_used_up_closes_its_campaign_and_hurries_the_next_call() -> None:
+    bed = Bed(GOAL)
+    bed.grant(3)
+    bed.at_s += 1
+    bed.serve(2)
+    assert bed.is_open()
+    hurried = bed.hurried
+    bed.serve()
+    assert not bed.is_open()
+    assert bed.hurried > hurried
+    asked = bed.ask()
+    assert asked["wants"][0] > 3
+    bed.answer(bed.row(asked["wants"][0]))
+    assert bed.is_open()
+
+
+def test_the_day_of_the_lease_is_told_and_a_campaign_without_a_goal_has_none() -> None:
+    bed = Bed(GOAL, {})
+    bed.grant(3)
+    assert bed.budget.served(bed.campaign(1), bed.at_s) == "2026-11-22"
+    assert bed.budget.served(bed.campaign(2), bed.at_s) == ""
+
+
+def test_whoever_serves_much_asks_for_much() -> None:
+    """Two seconds' worth; who had too little, for twice as much."""
+    bed = Bed(GOAL)
+    bed.grant(4)
+    served = 4
+    bed.serve(4)
+    wants = []
+    for _ in range(6):
+        bed.at_s += 1
+        asked = bed.ask()
+        wants.append(asked["wants"][0] - served)
+        bed.answer(bed.row(served + wants[-1]))
+        number = min(100, wants[-1])
+        bed.serve(number)
+        served += number
+    assert wants[0] < wants[1] < wants[2]
+    assert 150 <= wants[-1] <= 250
+
+
+def test_nothing_is_asked_before_a_state_line_is_in_the_journal() -> None:
+    """By its file in the journal everybody sees that this worker may be alive."""
+    bed = Bed(GOAL)
+    bed.takes_lines = False
+    assert bed.budget.ask() is None
+    bed.takes_lines = True
+    kept = []
+    bed.budget.keep = lambda: kept.append(len(bed.lines))
+    assert bed.ask()["holder"] == "stream"
+    assert kept == [1]
+
+
+def test_while_leases_are_held_a_line_follows_every_few_seconds() -> None:
+    bed = Bed(GOAL)
+    bed.grant(5)
+    for _ in range(60):
+        bed.at_s += 0.5
+        bed.budget.tick()
+    moments = [line.split(b"\t")[0] for line in bed.lines]
+    assert len(moments) >= 30 / 4
+
+
+def test_what_is_given_back_is_not_served_while_the_outcome_is_unknown() -> None:
+    """Nor after a failure: the call may have gone through."""
+    bed = Bed(GOAL)
+    bed.grant(100)
+    bed.serve(10)
+    bed.at_s += 6
+    # Little is left for all, and this worker has not used its lease for a while.
+    bed.ask()
+    bed.answer(bed.row(100, room=0))
+    bed.at_s += 5
+    assert bed.ask()["wants"] == [10]
+    assert not bed.is_open()
+    bed.budget.failed()
+    assert not bed.is_open()
+    # The next call is absolute again, so whatever happened does not matter.
+    bed.at_s += 1
+    assert bed.ask()["wants"] == [10]
+    bed.answer(bed.row(10, room=90))
+    assert not bed.is_open()
+
+
+def test_each_call_has_a_higher_number() -> None:
+    bed = Bed(GOAL)
+    turns = []
+    for _ in range(3):
+        turns.append(bed.ask()["turn"])
+        bed.budget.failed()
+    assert turns == [1, 2, 3]
+
+
+def test_a_failure_changes_nothing_of_what_may_be_served() -> None:
+    bed = Bed(GOAL)
+    bed.grant(5)
+    bed.serve(4)
+    bed.at_s += 1
+    bed.ask()
+    bed.budget.failed()
+    bed.serve()
+    assert not bed.is_open()
+
+
+def test_while_postgresql_is_away_leases_are_used_up_and_no_more() -> None:
+    bed = Bed(GOAL, {})
+    bed.grant(20)
+    for _ in range(20):
+        bed.at_s += 60
+        bed.budget.tick()
+        bed.serve()
+    assert not bed.is_open(1)
+    assert bed.is_open(2)
+
+
+def test_a_lease_that_is_not_renewed_for_half_an_hour_is_used_no_more() -> None:
+    bed = Bed(GOAL)
+    bed.grant(20)
+    bed.at_s += 1795
+    bed.budget.tick()
+    assert bed.is_open()
+    bed.at_s += 10
+    bed.budget.tick()
+    assert not bed.is_open()
+    bed.ask()
+    bed.answer(bed.row(20))
+    assert bed.is_open()
+
+
+def test_at_midnight_the_lease_of_the_day_ends() -> None:
+    """By this worker's clock, before the first decision of the new day, and a little before."""
+    bed = Bed(GOAL, at_s=MIDNIGHT_S - 10)
+    bed.grant(20)
+    bed.at_s = MIDNIGHT_S - 0.1
+    bed.serve()
+    bed.at_s = MIDNIGHT_S - 0.01
+    bed.budget.before(bed.at_s)
+    assert not bed.is_open()
+    # What was not served goes back, and the new day begins with nothing.
+    bed.at_s = MIDNIGHT_S + 0.1
+    bed.budget.before(bed.at_s)
+    bed.ask()
+    bed.answer(bed.row(0))
+    asked = bed.ask()
+    assert dict(zip(asked["days"], asked["wants"], strict=True))["2026-11-22"] == 1
+    assert "2026-11-23" in asked["days"]
+    bed.answer(bed.row(4))
+    assert bed.is_open()
+    assert bed.budget.served(bed.campaign(), bed.at_s) == "2026-11-23"
+    assert "2026-11-22" not in bed.ask()["days"]
+
+
+def test_a_lease_for_a_day_that_has_not_begun_here_waits_for_it() -> None:
+    """PostgreSQL's clock is ahead of ours: a decision is counted for the day of its id."""
+    bed = Bed(GOAL, at_s=MIDNIGHT_S - 3)
+    bed.ask()
+    bed.answer(bed.row(0, day=tomorrow(bed.at_s)))
+    bed.ask()
+    bed.answer(bed.row(10, day=tomorrow(bed.at_s)))
+    bed.budget.before(bed.at_s)
+    assert not bed.is_open()
+    bed.at_s = MIDNIGHT_S
+    bed.budget.before(bed.at_s)
+    assert bed.is_open()
+
+
+def test_who_is_told_that_it_was_taken_for_dead_begins_anew() -> None:
+    """And asks for nothing until its lines from before have arrived: they are not covered by a lease."""
+    bed = Bed(GOAL)
+    bed.grant(20)
+    bed.serve(5)
+    bed.at_s += 6
+    bed.ask()
+    bed.answer(bed.row(0, since=2.0))
+    assert not bed.is_open()
+    bed.unshipped_s = 6.0
+    bed.at_s += 1
+    assert set(bed.ask()["wants"]) <= {0}
+    bed.answer(bed.row(0, since=2.0))
+    bed.unshipped_s = 0.0
+    bed.at_s += 1
+    assert bed.ask()["wants"][0] > 0
+
+
+def test_a_goal_that_is_taken_away_opens_and_its_lease_goes_back() -> None:
+    bed = Bed(GOAL)
+    bed.grant(20)
+    bed.serve(5)
+    bed.load(rows_of({}))
+    assert bed.is_open()
+    asked = bed.ask()
+    assert (asked["campaigns"], asked["wants"]) == ([1], [5])
+    bed.answer()
+    assert bed.budget.ask() is None
+
+
+def test_a_paused_campaign_gives_its_lease_back() -> None:
+    bed = Bed(GOAL)
+    bed.grant(20)
+    bed.serve(5)
+    bed.load(rows_of({**GOAL, "status": "paused"}))
+    assert bed.ask()["wants"] == [5]
+
+
+def test_a_changed_goal_is_asked_about_at_once() -> None:
+    bed = Bed(GOAL)
+    bed.grant(4)
+    bed.serve(4)
+    bed.ask()
+    bed.answer(bed.row(4, had=1000))
+    bed.at_s += 1
+    assert bed.ask()["campaigns"] == []
+    bed.answer()
+    bed.load(rows_of({**GOAL, "goal_total": 2000}))
+    assert bed.ask()["wants"][0] > 4
+
+
+def test_a_budget_that_leaves_gives_back_what_it_did_not_serve() -> None:
+    bed = Bed(GOAL)
+    bed.grant(20)
+    bed.serve(5)
+    bed.budget.leave()
+    assert not bed.budget.gone
+    assert bed.ask()["wants"] == [5]
+    bed.answer(bed.row(5))
+    assert bed.budget.gone
+
+
+def test_even_pacing_asks_with_a_ceiling_and_sets_the_need() -> None:
+    """At noon half of 2,400; nothing was had, so it is urgent, and the gap is closed within half an hour."""
+    bed = Bed({"goal_kind": "impressions", "goal_daily": 2400, "pacing": "even"})
+    bed.ask()
+    bed.answer(bed.row(0))
+    assert bed.standing.need(bed.campaign().bit) == 16
+    assert bed.ask()["ceilings"] == [pytest.approx(12, abs=1)]
+    bed.answer(bed.row(2))
+    bed.at_s += 900
+    asked = bed.ask()
+    assert asked["ceilings"] == [pytest.approx(1225 - 596 + 3, abs=5)]
+    bed.answer(bed.row(4, committed=1225))
+    assert bed.standing.need(bed.campaign().bit) == 4
+
+
+def test_state_lines_say_what_every_decision_could_see() -> None:
+    """Whoever reads them up to the one that a decision names knows who was open when it was made."""
+    bed = Bed(GOAL, {**GOAL, "pacing": "even", "goal_daily": 500}, {})
+    seen: dict[str, tuple[set[int], int]] = {}
+
+    def decide() -> None:
+        state = bed.budget.before(bed.at_s)
+        leased = {n for n in (1, 2) if bed.is_open(n)}
+        need = bed.standing.need(bed.campaign(2).bit)
+        assert seen.setdefault(state, (leased, need)) == (leased, need)
+        for number in leased:
+            bed.budget.served(bed.campaign(number), bed.at_s)
+
+    granted = 0
+    for step in range(300):
+        decide()
+        bed.at_s += 0.4
+        bed.budget.tick()
+        if step % 3 == 0:
+            asked = bed.ask()
+            granted += step % 2
+            bed.answer(
+                bed.row(granted * 2), bed.row(granted, 2, committed=260 if step % 4 else 100)
+            )
+    states, ids = bed.states(), bed.ids()
+    assert len(seen) > 50
+    assert sum("full" in state for state in states) == 2
+    assert [state.get("after", "") for state in states] == ["", *ids[:-1]]
+    for state, (leased, need) in seen.items():
+        opened, needs = replayed(states[: ids.index(state) + 1])
+        assert opened == leased
+        assert needs.get("2", 4) == need
+    assert asked["turn"] == 100
+
+
+def test_what_is_left_of_a_roadblock_is_in_the_state_when_it_is_few() -> None:
+    """It decides whether the roadblock fits a page."""
+    bed = Bed({**GOAL, "roadblock": True})
+    bed.grant(21)
+    bed.serve(2)
+    bed.budget.before(bed.at_s)
+    assert bed.states()[-1]["left"] == {"1": 19}
+    assert bed.standing.left(bed.campaign().bit) == 19
+
+
+def test_of_thousands_of_campaigns_a_call_is_about_some_and_all_get_their_turn() -> None:
+    bed = Bed(*[GOAL] * 1500)
+    asked: set[int] = set()
+    for _ in range(8):
+        numbers = bed.ask()["campaigns"]
+        assert len(numbers) <= 500
+        asked.update(numbers)
+        bed.answer(*(bed.row(0, number) for number in numbers))
+        bed.at_s += 1
+    assert len(asked) == 1500
