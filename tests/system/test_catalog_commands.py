@@ -1,0 +1,210 @@
+"""The commands about the catalog as people run them: what they print, ask and end with."""
+
+import os
+import pty
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Database
+from tests.support import wait_until
+from tests.system.harness import ROOT
+from tests.system.test_cli import command, environment, run
+
+CATALOG = """\
+advertisers: {acme: Acme Outdoors}
+sites: {news: {domain: news.example, zones: {box: {sizes: [300x250]}}}}
+campaigns:
+  spring:
+    advertiser: acme
+    price: {cpm: 4.50}
+    creatives:
+      spring-box: {size: 300x250, click: "https://acme.example/", html: Hi}
+"""
+WRONG = """\
+advertisers: {acme: Acme Outdoors}
+campaigns:
+  spring-sale:
+    status: draft
+    advertiser: acm
+    starts: 2027-02-30
+    wieght: 200
+    targeting:
+      geo: [DE, UK]
+      keywords: 50%
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "catalog.yaml"
+    path.write_text(CATALOG)
+    return path
+
+
+def test_applying_says_what_changes_and_twice_is_once(database: Database, file: Path) -> None:
+    words = ["catalog", "apply", str(file), "--dsn", database.dsn]
+    dry = run(*words, "--dry-run")
+    assert (dry.returncode, dry.stderr) == (0, "")
+    assert dry.stdout.endswith("Tried and taken back: 5 added.\n")
+    assert database.fetch("SELECT version FROM catalog_state") == [(0,)]
+    first = run(*words)
+    assert first.stdout.splitlines() == [
+        "+ advertiser acme 'Acme Outdoors'",
+        "+ site news 'news'",
+        "+ zone box 'box' on news, 300x250",
+        "+ campaign spring 'spring' of acme, standard",
+        "+ creative spring-box 'spring-box' of spring, html",
+        "Version 1: 5 added.",
+    ]
+    again = run(*words)
+    assert again.stdout == "Nothing to change in version 1: 5 things are as wanted.\n"
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+def test_mistakes_are_lines_on_standard_error_and_status_65(database: Database, file: Path) -> None:
+    file.write_text(CATALOG.replace("cpm: 4.50", "cpm: much").replace("acme\n", "acmee\n"))
+    done = run("catalog", "apply", str(file), "--dsn", database.dsn)
+    assert done.returncode == 65
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f"{file}:5:17: campaigns.spring.advertiser: there is no advertiser 'acmee'; did you mean 'acme'?",
+        f"{file}:6:18: campaigns.spring.price.cpm: 'much' is not an amount from 0 to 1000000 with at most"
+        " six decimals, such as 4.50",
+        "prefork-ads: error: There are 2 mistakes; nothing was changed.",
+    ]
+    assert database.fetch("SELECT version FROM catalog_state") == [(0,)]
+
+
+def test_check_needs_no_database(file: Path) -> None:
+    done = run("catalog", "check", str(file))
+    assert done.stdout == ("No mistakes: 1 advertiser, 1 site, 1 zone, 1 campaign, 1 creative.\n")
+    done = run("catalog", "check", "-", stdin=CATALOG.replace("4.50", "free"))
+    assert done.returncode == 65
+    assert done.stderr.startswith("standard input:6:18: campaigns.spring.price.cpm: 'free' is not")
+    assert run("catalog", "check", "/no/where.yaml").returncode == 2
+
+
+@pytest.mark.once
+def test_an_export_goes_back_in(database: Database, file: Path) -> None:
+    to = ["--dsn", database.dsn]
+    assert run("catalog", "apply", str(file), *to).returncode == 0
+    export = run("catalog", "export", *to).stdout
+    assert export.startswith("# The catalog at version 1.\nadvertisers:\n  acme:\n")
+    assert run("catalog", "apply", "-", "--prune", *to, stdin=export).stdout.startswith(
+        "Nothing to"
+    )
+    edited = export.replace("4.50", "9.00")
+    assert "    price.cpm: 4.50 → 9.00" in run("catalog", "apply", "-", *to, stdin=edited).stdout
+    assert run("catalog", "export", "--at", "1", *to).stdout == export
+
+
+@pytest.mark.once
+def test_single_edits_and_the_log_of_them(database: Database, file: Path) -> None:
+    to = ["--dsn", database.dsn]
+    run("catalog", "apply", str(file), *to)
+    done = run("campaign", "set", "spring", "weight=200", "goal_total=50000", *to)
+    assert done.stdout.splitlines() == [
+        "~ campaign spring",
+        "    weight: 100 → 200",
+        "    goal.kind: (none) → impressions",
+        "    goal.total: (none) → 50000",
+        "Version 2: 1 changed.",
+    ]
+    assert run("campaign", "pause", "spring", *to).stdout.endswith("Version 3: 1 changed.\n")
+    assert run("campaign", "list", *to).stdout == (
+        "spring  paused  acme  standard  200  -  -  cpm 4.50  spring\n"
+    )
+    assert run("creative", "show", "spring-box", *to).stdout.startswith(
+        "creatives:\n  spring-box:\n"
+    )
+    wrong = run("campaign", "set", "spring", "weight=heavy", *to)
+    assert (wrong.returncode, wrong.stderr) == (
+        65,
+        "campaigns.spring.weight: 'heavy' is not a whole number from 1 to 1,000\n"
+        "prefork-ads: error: There is one mistake; nothing was changed.\n",
+    )
+    unknown = run("zone", "archive", "bax", *to)
+    assert unknown.stderr == "prefork-ads: error: There is no zone 'bax'; did you mean 'box'?\n"
+    assert run("campaign", "set", "spring", "weight", *to).returncode == 2
+    lines = run("catalog", "log", *to).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["3", "2", "1"]
+    assert ": campaign pause spring (" in lines[0]
+    assert lines[1].endswith(": 1 campaign changed")
+    back = run("catalog", "rollback", "1", *to)
+    assert back.stdout.endswith("Version 4: 1 changed; 4 as they were.\n")
+
+
+def test_on_a_terminal_it_asks_before_it_archives(database: Database, file: Path) -> None:
+    """And says what in colour. Without an answer of yes nothing is changed."""
+    to = ["--dsn", database.dsn]
+    run("catalog", "apply", str(file), *to)
+    file.write_text(CATALOG[: CATALOG.index("campaigns:")])
+    for answer, status in (("n", "active"), ("y", "archived")):
+        said, code = _on_a_terminal(answer, "catalog", "apply", str(file), "--prune", *to)
+        assert "\x1b[31m- campaign spring\x1b[0m" in said
+        assert code == (0 if answer == "y" else 130), said
+        assert database.fetch("SELECT status FROM campaign") == [(status,)]
+
+
+def _on_a_terminal(answer: str, *words: str) -> tuple[str, int]:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        command(*words),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**environment(), "TERM": "xterm"},
+    ) as process:
+        os.close(theirs)
+        said = b""
+
+        def asked() -> bool:
+            nonlocal said
+            said += os.read(ours, 4096)
+            return b"Go on?" in said
+
+        wait_until(asked, "the question")
+        os.write(ours, f"{answer}\n".encode())
+        try:
+            while part := os.read(ours, 4096):
+                said += part
+        except OSError:  # the other end is closed, as Linux says it
+            pass
+        os.close(ours)
+        return said.decode(), process.wait(60)
+
+
+@pytest.mark.once
+def test_the_documentation_shows_what_happens(database: Database, tmp_path: Path) -> None:
+    """The examples of docs/catalog.md, run."""
+    text = (ROOT / "docs/catalog.md").read_text("utf-8")
+    catalog = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[0]
+    assert run("catalog", "apply", "-", "--dsn", database.dsn, stdin=catalog).returncode == 0
+    words = "campaign set spring-sale weight=200 goal_total=600000"
+    done = run(*words.split(), "--dsn", database.dsn)
+    assert f"$ prefork-ads {words}\n{done.stdout}```" in text
+    wrong = tmp_path / "spring.yaml"
+    wrong.write_text(WRONG)
+    done = run("catalog", "apply", str(wrong), "--dsn", database.dsn)
+    said = done.stderr.replace(str(wrong), "spring.yaml")
+    assert f"$ prefork-ads catalog apply spring.yaml\n{said}$ echo $?\n65\n" in text
+
+
+def test_the_demonstration_is_loaded_in_one_word(database: Database) -> None:
+    done = run("demo", "load", "--dsn", database.dsn)
+    assert done.returncode == 0
+    assert "Version 1: " in done.stdout
+    again = run("demo", "load", "--dsn", database.dsn)
+    assert again.stdout.startswith("Nothing to change in version 1: ")
+
+
+@pytest.mark.once
+def test_looking_makes_no_tables(empty_database: Database) -> None:
+    for words in (["catalog", "export"], ["catalog", "log"], ["campaign", "list"]):
+        done = run(*words, "--dsn", empty_database.dsn)
+        assert done.returncode == 70
+        assert "lacks migrations: run `prefork-ads migrate` first." in done.stderr
+    assert empty_database.fetch("SELECT to_regclass('campaign')") == [(None,)]
