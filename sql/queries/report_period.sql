@@ -1,0 +1,23 @@
+-- What a report's period is, in the session's time zone, and whether its hours are hours of the rollup.
+--
+-- A bound that was left out is the end of what there is. `raw_from` is the first day whose requests are
+-- still kept.
+WITH rollup AS (
+    SELECT min(hour) AS first, max(hour) + interval '1 hour' AS last FROM rollup_hour
+), period AS (
+    SELECT coalesce(%(from)s::timestamptz, rollup.first, date_trunc('day', now()))        AS starts,
+           coalesce(%(to)s::timestamptz, rollup.last, date_trunc('hour', now() + interval '1 hour')) AS ends,
+           rollup.first AS kept_from
+      FROM rollup
+)
+SELECT starts, ends,
+       to_char(starts, 'YYYY-MM-DD"T"HH24:MITZH:TZM') AS starts_text,
+       to_char(ends, 'YYYY-MM-DD"T"HH24:MITZH:TZM')   AS ends_text,
+       starts = date_trunc('hour', starts, 'UTC') AND ends = date_trunc('hour', ends, 'UTC') AS whole_hours,
+       (SELECT bool_and(extract(timezone_minute FROM day) = 0)
+          FROM generate_series(greatest(starts, kept_from), ends, interval '1 day') AS day) AS whole_offsets,
+       greatest(starts, kept_from) < coalesce(
+           (SELECT min(day)::timestamp AT TIME ZONE 'UTC' FROM request_log_partition), 'infinity')
+           AS raw_is_gone,
+       (SELECT min(day) FROM request_log_partition) AS raw_from
+  FROM period

@@ -1,0 +1,2 @@
+-- Those of them that belong to programs.
+COPY restate_bot FROM STDIN

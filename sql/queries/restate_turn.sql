@@ -1,0 +1,2 @@
+-- Restatements take turns.
+SELECT pg_advisory_xact_lock(%(namespace)s, %(lock)s)

@@ -1,0 +1,2 @@
+-- All segments by key.
+SELECT key::text, id FROM segment
