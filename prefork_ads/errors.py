@@ -34,6 +34,12 @@ class ImportRefused(PreforkAdsError):
     exit_code = 65
 
 
+class CatalogRefused(PreforkAdsError):
+    """A catalog or a change to it makes no sense; nothing was changed (EX_DATAERR)."""
+
+    exit_code = 65
+
+
 class JournalDamaged(PreforkAdsError):
     """Files of the journal have lines that are no events; the good ones are shipped (EX_DATAERR)."""
 
@@ -68,3 +74,21 @@ class BootFailure(PreforkAdsError):
     """Workers could not start, so the master stopped instead of forking for ever."""
 
     exit_code = 73
+
+
+class ReportDiffers(PreforkAdsError):
+    """Sums are not those of the events they were made of. Always a bug of ours (EX_DATAERR)."""
+
+    exit_code = 65
+
+
+class DecisionNotFound(PreforkAdsError):
+    """The log does not have what a decision was made of (EX_NOINPUT)."""
+
+    exit_code = 66
+
+
+class ReplayDiffers(PreforkAdsError):
+    """A decision that was made again came out otherwise (EX_DATAERR). This is a bug; please report it."""
+
+    exit_code = 65

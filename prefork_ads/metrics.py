@@ -67,6 +67,25 @@ class Counter(IntEnum):
     JOURNAL_ADOPTED = auto()
     JOURNAL_TORN = auto()
     JOURNAL_DAMAGED = auto()
+    ERRANDS_FAILED = auto()
+    CATALOGS_LOADED = auto()
+    CATALOGS_FAILED = auto()
+    IMPRESSIONS_TAKEN = auto()
+    VIEWABLES_TAKEN = auto()
+    CLICKS_TAKEN = auto()
+    CONVERSIONS_TAKEN = auto()
+    TRACKING_ALTERED = auto()
+    TRACKING_EXPIRED = auto()
+    TRACKING_MALFORMED = auto()
+    TRACKING_UNKNOWN = auto()
+    TRACKING_UNAVAILABLE = auto()
+    CLICKS_LATE = auto()
+    DECISIONS_FILLED = auto()
+    DECISIONS_HOUSE = auto()
+    DECISIONS_UNFILLED = auto()
+    DECISIONS_FILTERED = auto()
+    AD_NO_ZONE = auto()
+    AD_REDIRECTED = auto()
 
 
 @unique
@@ -83,6 +102,11 @@ class Gauge(IntEnum):
     MEMORY_BYTES = auto()
     JOURNAL_BYTES = auto()
     JOURNAL_OLDEST_MILLISECONDS = auto()
+    STEWARD_CONNECTED = auto()
+    CATALOG_VERSION = auto()
+    CATALOG_CHECKED_MILLISECONDS = auto()
+    CAMPAIGNS = auto()
+    CAMPAIGNS_REFUSED = auto()
 
 
 class Histogram:
@@ -197,7 +221,9 @@ _FAMILIES = (
         (
             _answers("ad", 200, Counter.AD_FOUND),
             _answers("ad", 204, Counter.AD_UNKNOWN),
+            _answers("ad", 302, Counter.AD_REDIRECTED),
             _answers("ad", 400, Counter.AD_MALFORMED),
+            _answers("ad", 404, Counter.AD_NO_ZONE),
             _answers("ad", 503, Counter.AD_UNAVAILABLE),
             _answers("log", 204, Counter.LOG_ACCEPTED),
             _answers("log", 400, Counter.LOG_MALFORMED),
@@ -329,6 +355,7 @@ _FAMILIES = (
         (
             _Series(Gauge.READERS_CONNECTED, 'role="reader"'),
             _Series(Gauge.WRITER_CONNECTED, 'role="writer"'),
+            _Series(Gauge.STEWARD_CONNECTED, 'role="steward"'),
         ),
     ),
     _Family(
@@ -337,6 +364,7 @@ _FAMILIES = (
         (
             _Series(Gauge.READERS_CONNECTED, 'role="reader"'),
             _Series(Gauge.WRITER_CONNECTED, 'role="writer"'),
+            _Series(Gauge.STEWARD_CONNECTED, 'role="steward"'),
         ),
         combine=_any,
     ),
@@ -379,6 +407,79 @@ _FAMILIES = (
         "prefork_ads_log_lines_dropped_total",
         "Lines of the server's own log that nobody took in time.",
         (_Series(Counter.LOG_LINES_DROPPED),),
+    ),
+    _Family(
+        "prefork_ads_errands_failed_total",
+        "Statements for catalog, keys and budgets that failed and were repeated.",
+        (_Series(Counter.ERRANDS_FAILED),),
+    ),
+    _Family(
+        "prefork_ads_catalogs_loaded_total",
+        "Versions of the catalog that workers began to serve.",
+        (_Series(Counter.CATALOGS_LOADED),),
+    ),
+    _Family(
+        "prefork_ads_catalogs_failed_total",
+        "Versions of the catalog that could not be served; the one before them is. Always a bug.",
+        (_Series(Counter.CATALOGS_FAILED),),
+    ),
+    _Family(
+        "prefork_ads_catalog_version",
+        "The version of the catalog that a worker serves.",
+        (_Series(Gauge.CATALOG_VERSION),),
+        combine=_largest,
+        by_slot=True,
+    ),
+    _Family(
+        "prefork_ads_catalog_check_age_seconds",
+        "How long ago PostgreSQL last told a worker that it serves the newest catalog, or of a newer one.",
+        (_Series(Gauge.CATALOG_CHECKED_MILLISECONDS, divide_by=1000),),
+        combine=_largest,
+        by_slot=True,
+    ),
+    _Family(
+        "prefork_ads_campaigns",
+        "Campaigns in the catalog that may be served.",
+        (_Series(Gauge.CAMPAIGNS),),
+        combine=_largest,
+    ),
+    _Family(
+        "prefork_ads_campaigns_refused",
+        "Campaigns that are not served because their targeting is not understood.",
+        (_Series(Gauge.CAMPAIGNS_REFUSED),),
+        combine=_largest,
+    ),
+    _Family(
+        "prefork_ads_tracked_total",
+        "Impressions, viewable impressions, clicks and conversions that were logged, replayed ones included.",
+        (
+            _Series(Counter.IMPRESSIONS_TAKEN, 'event="impression"'),
+            _Series(Counter.VIEWABLES_TAKEN, 'event="viewable"'),
+            _Series(Counter.CLICKS_TAKEN, 'event="click"'),
+            _Series(Counter.CONVERSIONS_TAKEN, 'event="conversion"'),
+        ),
+    ),
+    _Family(
+        "prefork_ads_tracking_refused_total",
+        "Beacons, clicks and conversions that were not logged, by why; a late click is led on all the same.",
+        (
+            _Series(Counter.TRACKING_ALTERED, 'reason="altered"'),
+            _Series(Counter.TRACKING_EXPIRED, 'reason="expired"'),
+            _Series(Counter.TRACKING_MALFORMED, 'reason="malformed"'),
+            _Series(Counter.TRACKING_UNKNOWN, 'reason="unknown"'),
+            _Series(Counter.TRACKING_UNAVAILABLE, 'reason="unavailable"'),
+            _Series(Counter.CLICKS_LATE, 'reason="late_click"'),
+        ),
+    ),
+    _Family(
+        "prefork_ads_decisions_total",
+        "Places decided on, by what came of it: an ad, a house ad, nothing; or asked for by a program.",
+        (
+            _Series(Counter.DECISIONS_FILLED, 'outcome="filled"'),
+            _Series(Counter.DECISIONS_HOUSE, 'outcome="house"'),
+            _Series(Counter.DECISIONS_UNFILLED, 'outcome="unfilled"'),
+            _Series(Counter.DECISIONS_FILTERED, 'outcome="filtered"'),
+        ),
     ),
 )
 

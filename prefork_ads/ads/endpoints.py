@@ -8,12 +8,14 @@ logged. (A 503 of `/ad` may be logged, too: when it was the lookup that failed.)
 Must not know: transports, SQL, which process it runs in.
 """
 
-import re
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import orjson
 
+from prefork_ads.ads.asking import UUID, dashed
 from prefork_ads.ads.meter import Meter
+from prefork_ads.ads.privacy import refuses_id, whole
 from prefork_ads.events.event import EventClock, line
 from prefork_ads.events.parameters import (
     MalformedBody,
@@ -27,7 +29,9 @@ from prefork_ads.events.parameters import (
 from prefork_ads.http.message import (
     ACCEPT_LANGUAGE,
     CONTENT_TYPE,
+    DNT,
     REFERER,
+    SEC_GPC,
     USER_AGENT,
     X_FORWARDED_FOR,
     Answers,
@@ -35,10 +39,6 @@ from prefork_ads.http.message import (
 )
 from prefork_ads.http.router import Routes
 from prefork_ads.metrics import Cells, Counter
-
-# The form every client sends. uuid.UUID would take braces, "urn:uuid:" and dashes anywhere, and costs
-# six times as much (*measured*).
-_UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
 
 # Plain numbers: looking a member up on its enum costs more than counting does.
 _AD_FOUND = int(Counter.AD_FOUND)
@@ -74,6 +74,19 @@ AppendLine = Callable[[bytes], bool]
 LookUp = Callable[[str, Callable[[Found], None]], bool]
 
 
+class Zones(Protocol):
+    """Who answers requests for ads in zones."""
+
+    def get(self, request: Request, parameters: Parameters, since_ns: int, /) -> bytes | None:
+        """The answer to GET, whose query was read already, or None when it comes later."""
+
+    def post(self, request: Request, /) -> bytes | None:
+        """The answer to POST, or None when it comes later."""
+
+    def options(self, request: Request, /) -> bytes:
+        """What a browser is told that asks whether a page of another site may POST."""
+
+
 class Endpoints:
     """The handlers of `/ad` and `/log`."""
 
@@ -85,8 +98,10 @@ class Endpoints:
         "_counters",
         "_empty_on_trouble",
         "_late",
+        "_logged",
         "_look_up",
         "_meter",
+        "_zones",
     )
 
     def __init__(
@@ -99,22 +114,28 @@ class Endpoints:
         address: Callable[[str, bytes | None], str],
         meter: Meter,
         *,
+        logged: Callable[[str], str] = whole,
+        zones: Zones | None = None,
         empty_on_trouble: bool = False,
     ) -> None:
-        """`empty_on_trouble`: without PostgreSQL there is no ad, instead of 503."""
+        """`logged`: what is kept of an address. `empty_on_trouble`: without PostgreSQL no ad, not 503."""
         self._answers = answers
         self._clock = clock
         self._append_line = append_line
         self._look_up = look_up
         self._counters = counters
         self._address = address
+        self._logged = logged
+        self._zones = zones
         self._meter = meter
         self._late = meter.late.append
         self._empty_on_trouble = empty_on_trouble
 
     def routes(self) -> Routes:
+        zones = self._zones
+        more = {} if zones is None else {b"POST": zones.post, b"OPTIONS": zones.options}
         return {
-            b"/ad": {b"GET": self.ad},
+            b"/ad": {b"GET": self.ad, **more},
             b"/log": {b"GET": self.log, b"POST": self.log},
         }
 
@@ -124,33 +145,37 @@ class Endpoints:
             parameters = parse_query(request.query)
             if request.body:
                 _add_body(parameters, request)
-            params_json = to_json(parameters)
+            is_kept = self._append(b"log", parameters, request)
         except MalformedBody as error:
             self._counters[Counter.LOG_MALFORMED] += 1
             return self._answers.error(400, str(error))
-        if not self._append(b"log", params_json, request):
+        if not is_kept:
             self._counters[Counter.LOG_UNAVAILABLE] += 1
             return self._answers.unavailable("The log cannot take this request now.")
         self._counters[_LOG_ACCEPTED] += 1
         return self._answers.no_content
 
     def ad(self, request: Request) -> bytes | None:
-        """The row of `ad_variant` with the id asked for, or 204."""
+        """The row of `ad_variant` with the id asked for, or 204; or the ad for a zone."""
         since_ns = self._meter.began_ns or self._meter.since_ns()
         parameters = parse_query(request.query)
-        if not self._append(b"ad", to_json(parameters), request):
+        key = parameters.get("id")
+        if key is None and "zone" in parameters and self._zones is not None:
+            return self._zones.get(request, parameters, since_ns)
+        if not self._append(b"ad", parameters, request):
             self._late(since_ns)
             self._counters[Counter.AD_UNAVAILABLE] += 1
             return self._answers.unavailable("The log cannot take this request now.")
-        key = parameters.get("id")
-        if not isinstance(key, str) or _UUID.fullmatch(key) is None:
+        if not isinstance(key, str) or UUID.fullmatch(key) is None:
             self._late(since_ns)
             self._counters[Counter.AD_MALFORMED] += 1
-            return self._answers.error(400, "Ask with ?id= and one UUID.")
+            return self._answers.error(
+                400, "Ask with ?zone= and a zone's key, or with ?id= and one UUID."
+            )
         # One spelling for one key: it is what PostgreSQL answers with.
         key = key.lower()
         if len(key) != 36:
-            key = _dashed(key)
+            key = dashed(key)
 
         late = self._late
 
@@ -176,26 +201,24 @@ class Endpoints:
         self._counters[Counter.AD_UNAVAILABLE] += 1
         return self._answers.unavailable("The database does not answer at the moment.")
 
-    def _append(self, endpoint: bytes, params_json: bytes, request: Request) -> bool:
+    def _append(self, endpoint: bytes, parameters: Parameters, request: Request) -> bool:
+        """Keep the event's line. Raises MalformedBody."""
         fields = request.fields
+        if "uid" in parameters and refuses_id(fields[SEC_GPC], fields[DNT], parameters):
+            del parameters["uid"]
         forwarded = fields[X_FORWARDED_FOR]
         peer = request.peer
         return self._append_line(
             line(
                 self._clock.stamp(),
                 endpoint,
-                params_json,
+                to_json(parameters),
                 fields[USER_AGENT],
                 fields[REFERER],
-                peer if forwarded is None else self._address(peer, forwarded),
+                self._logged(peer if forwarded is None else self._address(peer, forwarded)),
                 fields[ACCEPT_LANGUAGE],
             )
         )
-
-
-def _dashed(key: str) -> str:
-    digits = key.replace("-", "")
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def _add_body(parameters: Parameters, request: Request) -> None:

@@ -15,12 +15,19 @@ import click
 from click.shell_completion import get_completion_class
 
 from prefork_ads import __version__
+from prefork_ads.cli.catalog import catalog
 from prefork_ads.cli.check import check
+from prefork_ads.cli.demo import demo
+from prefork_ads.cli.explain import explain
 from prefork_ads.cli.journal import journal
+from prefork_ads.cli.keys import keys
 from prefork_ads.cli.migrate import migrate
 from prefork_ads.cli.options import HELP, Command, Group, SectionOption, config_flags
+from prefork_ads.cli.report import report
 from prefork_ads.cli.serve import DEMO_VARIANTS, serve
 from prefork_ads.cli.status import status
+from prefork_ads.cli.things import RELATIONS, group_of
+from prefork_ads.cli.user import user
 from prefork_ads.cli.variants import variants
 from prefork_ads.errors import PreforkAdsError
 
@@ -77,6 +84,14 @@ cli.add_command(migrate)
 cli.add_command(journal)
 cli.add_command(status)
 cli.add_command(variants)
+cli.add_command(catalog)
+for _relation in RELATIONS:
+    cli.add_command(group_of(_relation))
+cli.add_command(demo)
+cli.add_command(report)
+cli.add_command(keys)
+cli.add_command(user)
+cli.add_command(explain)
 
 
 @cli.command(cls=Command)

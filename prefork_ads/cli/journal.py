@@ -186,6 +186,7 @@ def _ship(
 ) -> "Iterator[Outcome]":
     """One after the other; what somebody else has taken meanwhile is left out."""
     from prefork_ads.db import adoption  # noqa: PLC0415 - help stays fast
+    from prefork_ads.db.shipping import Attribution  # noqa: PLC0415
     from prefork_ads.events.segments import adopt  # noqa: PLC0415
 
     with adoption.connection(dsn) as connection, adoption.interruptible():
@@ -209,6 +210,9 @@ def _ship(
                         max_bytes=config.write_batch_bytes,
                         now_unix_s=time.time(),
                         progress=show,
+                        attribution=Attribution(
+                            config.click_attribution_s, config.view_attribution_s
+                        ),
                     )
                 rows += outcome.rows
                 yield outcome

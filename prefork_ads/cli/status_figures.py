@@ -20,7 +20,13 @@ _LATE_S = 1.0
 # The keeper and whoever starts or leaves may be silent for longer and be well: for them the deadline counts.
 SILENT_S = 2.0
 
-_AD_STATUSES = {"found": 200, "unknown": 204, "malformed": 400, "unavailable": 503}
+_AD_STATUSES = {
+    "found": 200,
+    "unknown": 204,
+    "redirected": 302,
+    "malformed": 400,
+    "unavailable": 503,
+}
 _LOG_STATUSES = {"accepted": 204, "malformed": 400, "unavailable": 503}
 
 
@@ -82,6 +88,10 @@ class Child:
     loop_delay_s: float = 0.0
     reader_connections: int = 0
     writer_connections: int = 0
+    catalog_version: int = 0
+    catalog_age_s: float = 0.0
+    campaigns: int = 0
+    campaigns_refused: int = 0
     late_s: float = 0.0
     # Since its last sign of life; zero where the board does not tell.
     silent_s: float = 0.0
@@ -274,6 +284,10 @@ def _child(seat: Seat, cells: _Cells, before: Look, now: Look) -> Child:
         loop_delay_s=cells.gauge(seat, "loop_lag_microseconds") / 1e6,
         reader_connections=cells.gauge(seat, "readers_connected"),
         writer_connections=cells.gauge(seat, "writer_connected"),
+        catalog_version=cells.gauge(seat, "catalog_version"),
+        catalog_age_s=cells.gauge(seat, "catalog_checked_milliseconds") / 1000,
+        campaigns=cells.gauge(seat, "campaigns"),
+        campaigns_refused=cells.gauge(seat, "campaigns_refused"),
         late_s=max(0.0, now.at_s - seat.deadline),
         silent_s=max(0.0, now.at_s - seat.beaten_at) if seat.beaten_at else 0.0,
     )

@@ -74,6 +74,7 @@ def _figures(server: Server, width: int) -> list[str]:
         ("lookups", _batches(server.lookups, "keys", "queries")),
         ("inserts", _batches(server.inserts, "rows", "statements")),
         ("journal", _journal(server)),
+        ("catalog", _catalog(server)),
         ("database", _database(server)),
         ("respawns", [_count(respawns), *causes]),
     ]
@@ -132,6 +133,20 @@ def _journal(server: Server) -> list[str]:
         f"{name} {_count(journal[name])}"
         for name in ("adopted", "torn", "damaged")
         if journal[name]
+    ]
+
+
+def _catalog(server: Server) -> list[str]:
+    """What the workers serve from, and how long ago that was the newest for certain."""
+    workers = server.workers
+    versions = sorted({child.catalog_version for child in workers})
+    refused = max((child.campaigns_refused for child in workers), default=0)
+    age_s = max((child.catalog_age_s for child in workers), default=0.0)
+    return [
+        f"version {', '.join(map(str, versions)) or _NOTHING}",
+        f"{_count(max((child.campaigns for child in workers), default=0))} campaigns",
+        *([f"{_count(refused)} not understood"] if refused else []),
+        *([f"checked {_short_time(age_s)} ago"] if age_s else []),
     ]
 
 

@@ -5,7 +5,8 @@ In this order, so that each failure comes as early as it can and leaves nothing 
 All modules are imported by then, so the children share their memory.
 
 A database given by --dsn is tried once and a failure ends the start: whoever supervises us starts us
-again, and a wrong host name is told at once instead of after a wait.
+again, and a wrong host name is told at once instead of after a wait. Unless there is a snapshot of its
+catalog: then we serve from that, and the keeper sees to schema and partitions when PostgreSQL is there.
 
 Must not know: how any of the parts works.
 """
@@ -14,16 +15,19 @@ import os
 import resource
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from prefork_ads import __version__
+from prefork_ads.ads import clients
 from prefork_ads.cli.database import name_of, refusals_told, say
 from prefork_ads.cli.progress import Progress
 from prefork_ads.config import Config
-from prefork_ads.db import partitions, variants
+from prefork_ads.db import partitions, session, variants
 from prefork_ads.db.migrate import migrate
-from prefork_ads.errors import DataDirError
+from prefork_ads.errors import DatabaseUnavailable, DataDirError
 from prefork_ads.events.segments import prepare_directory
 from prefork_ads.metrics import CELLS, Gauge, layout
 from prefork_ads.options import OPTIONS
@@ -34,6 +38,7 @@ from prefork_ads.process.master import Master
 from prefork_ads.process.postgres import PostgresOwner
 from prefork_ads.process.scoreboard import Scoreboard
 from prefork_ads.process.services import Service
+from prefork_ads.process.shelf import Shelf
 from prefork_ads.process.upgrade import Predecessor
 from prefork_ads.process.worker import worker_main
 
@@ -67,7 +72,7 @@ def serve(config: Config, load_config: Callable[[], Config], demo_variants: int)
         _prepare_journal(config)
         serving = _with_dsn(config, own_dsn)
         with refusals_told():
-            example_id = _prepare(serving, demo_variants)
+            prepared, example_id = _prepare_or_do_without(serving, demo_variants)
         slots = max(config.workers, len(predecessor.by_slot) if predecessor else 0)
         scoreboard = Scoreboard(counters=CELLS, gauges=len(Gauge), workers=slots)
         scoreboard.describe(
@@ -85,10 +90,12 @@ def serve(config: Config, load_config: Callable[[], Config], demo_variants: int)
             if predecessor is None:
                 _show("\n".join(what_to_try(url, example_id)))
 
+        # What takes a moment to make and never changes is made once, and shared by all workers.
+        clients.prepare()
         master = Master(
             serving,
             worker_main=worker_main,
-            keeper_main=keeper_main,
+            keeper_main=partial(keeper_main, migrates=not prepared),
             load_config=lambda: _with_dsn(load_config(), own_dsn),
             scoreboard=scoreboard,
             services=services,
@@ -184,6 +191,28 @@ def _prepare_journal(config: Config) -> None:
             f"The journal cannot be kept in {config.journal_path}: {error.strerror}. Name a directory on"
             " a local disk with --journal-dir, or do without by --journal off."
         ) from error
+
+
+def _prepare_or_do_without(config: Config, demo_variants: int) -> tuple[bool, str | None]:
+    """Whether the database is prepared, and the id of an ad that there is."""
+    try:
+        return True, _prepare(config, demo_variants)
+    except DatabaseUnavailable as error:
+        if not session.may_come(error):
+            raise
+        snapshot = Shelf(config.data_dir, logger.warning).read()
+        if snapshot is None:
+            raise
+        changed = float(snapshot.mark or 0)
+        logger.warning(
+            "%s Serving without it: zones from version %d of the catalog, changed last at %s. Events wait"
+            " in the journal, and /ad?id= is answered as --ad-fallback says. Schema and partitions are"
+            " seen to when it can be reached.",
+            error,
+            snapshot.version,
+            time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(changed)),
+        )
+        return False, None
 
 
 def _prepare(config: Config, demo_variants: int) -> str | None:

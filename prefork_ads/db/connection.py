@@ -31,6 +31,10 @@ Everything peculiar about aiopg 1.4 and libpq's asynchronous mode stays in this 
 - enable_hstore costs a query per connection, and uuids are wanted as text, so all three are off;
 - executemany, commit and rollback are refused in asynchronous mode: every statement string is its own
   transaction. COPY is refused, too; `copy_in` does it all the same;
+- notifications are told as soon as they come, also between statements. They wait in a queue without a
+  bound, so who listens must go on taking them. What aiopg offers in front of that queue is closed by the
+  first statement that PostgreSQL refuses, and nothing comes through any more, though the connection is
+  fine: we take from the queue itself;
 - a server that takes no writes any more (SQLSTATE 25006: it was demoted, or fenced) goes on answering. To
   its owner the connection is lost, and the next one ends on a server that does.
 
@@ -144,6 +148,7 @@ class AsyncConnection:
             raise StatementFailed(error, error.pgcode) from None
         finally:
             self._looking.cancel()
+        _obey_cancellation()
 
     async def copy(
         self, statement: str, parameters: Mapping[str, Any], data: bytes, *, timeout_s: float
@@ -199,6 +204,17 @@ class AsyncConnection:
             raise ConnectionLost(_first_line(error)) from None
         return rows
 
+    async def notified(self) -> None:
+        """Wait for a NOTIFY on a channel that is listened to; those that have come count as one.
+
+        For a task beside the one that runs statements. It does not learn of the connection's end.
+        """
+        # Its public queue closes with the first statement that fails, see above.
+        notifies: asyncio.Queue[Any] = self._connection._notifies
+        await notifies.get()
+        while not notifies.empty():
+            notifies.get_nowait()
+
     @property
     def closed(self) -> bool:
         return bool(self._connection.closed)
@@ -251,10 +267,11 @@ async def open_connection(
 
 
 def _obey_cancellation() -> None:
-    """Be cancelled if somebody has asked for it: aiopg may have answered with a connection's error.
+    """Be cancelled if somebody has asked for it: aiopg may have answered with something else.
 
     Seen where the server ended in the same moment in which a worker was to leave: it was told that the
-    connection is lost, tried again, and never left.
+    connection is lost, tried again, and never left. And where a statement's answer came in that moment:
+    `wait_for` of Python 3.11 hands it out and forgets the cancellation.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():

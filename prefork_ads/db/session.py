@@ -33,6 +33,7 @@ from prefork_ads.errors import DatabaseUnavailable, SchemaError
 ADVISORY_NAMESPACE: Final = 0x50464144
 LOCK_MIGRATE: Final = 1
 LOCK_KEEPER: Final = 2
+LOCK_RESTATE: Final = 3
 
 CONNECT_TIMEOUT_S: Final = 10
 RETRY_PAUSE_S: Final = 0.2
@@ -125,6 +126,12 @@ def unavailable(dsn: str, error: BaseException) -> DatabaseUnavailable:
         f"The database at {describe(dsn)} cannot be reached: {first_line(error)}. "
         "Start it, or point --dsn at one that runs."
     )
+
+
+def may_come(error: DatabaseUnavailable) -> bool:
+    """Whether waiting may cure what `unavailable` has told; a wrong password or name it does not."""
+    cause = error.__cause__
+    return isinstance(cause, psycopg2.OperationalError) and _may_come(cause)
 
 
 def _attempts(dsn: str, *, writes: bool, insists: bool) -> list[str]:

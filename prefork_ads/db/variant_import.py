@@ -83,8 +83,8 @@ def import_file(
     report = ImportReport()
     kind = _format_of(path, format)
     with ExitStack() as stack:
-        source = stack.enter_context(_opened(path))
-        total_bytes = _size_of(source)
+        source = stack.enter_context(opened(path))
+        total_bytes = size_of(source)
         lines = Lines(source)
         records = _records(lines, kind)
         rejected = stack.enter_context(rejects.open("wb")) if rejects is not None else None
@@ -283,7 +283,8 @@ def _format_of(path: Path | str, format: Format) -> Literal["csv", "jsonl"]:
 
 
 @contextmanager
-def _opened(path: Path | str) -> Iterator[IO[bytes]]:
+def opened(path: Path | str) -> Iterator[IO[bytes]]:
+    """The file, or standard input for "-"; what cannot be opened is told as a ConfigError."""
     if str(path) == "-":
         yield sys.stdin.buffer
         return
@@ -295,7 +296,7 @@ def _opened(path: Path | str) -> Iterator[IO[bytes]]:
         yield source
 
 
-def _size_of(source: IO[bytes]) -> int | None:
+def size_of(source: IO[bytes]) -> int | None:
     """The size of a file, None of a pipe or a terminal."""
     try:
         return os.fstat(source.fileno()).st_size or None

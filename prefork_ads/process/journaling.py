@@ -44,7 +44,9 @@ class Journaling:
         self._context = context
         self._config = config
         self._report = report
-        self.journal = _make(config, report)
+        # The name of this worker's lines, which nobody else ever has.
+        self.stream = new_stream(socket.gethostname(), os.getpid(), time.time())
+        self.journal = _make(config, self.stream, report)
         self.full = False
         self._refusals = 0
         # One thread: a disk that is slow for one group is not quicker for two.
@@ -146,8 +148,14 @@ class Journaling:
         return 1
 
 
-def _make(config: Config, report: Callable[[str], None]) -> Journal | MemoryJournal:
-    stream = new_stream(socket.gethostname(), os.getpid(), time.time())
+def place_of(config: Config) -> str | None:
+    """What everybody calls the directory of this host's journal; None: it is in no directory."""
+    if config.journal == "off":
+        return None
+    return f"{socket.gethostname()}:{config.journal_path.absolute()}"
+
+
+def _make(config: Config, stream: str, report: Callable[[str], None]) -> Journal | MemoryJournal:
     if config.journal == "off":
         return MemoryJournal(
             stream, max_rows=config.write_queue, max_bytes=config.write_queue_bytes

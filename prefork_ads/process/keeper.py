@@ -11,11 +11,12 @@ blocking calls stay interruptible without a thread or an event loop. With the ho
 minds connect_timeout, so the hook does.
 
 Every few seconds, and at once when a worker has ended, it ships what is left in the journal's
-directory; each host's keeper does, leader or not. When it is told to stop, after the last worker, it
-does so once more within a few seconds: a stop leaves an empty directory if PostgreSQL is there.
+directory; each host's keeper does, leader or not. What dead workers have held of budgets goes back after
+that. When it is told to stop, after the last worker, it ships once more within a few seconds: a stop
+leaves an empty directory if PostgreSQL is there.
 
 The database may be away for as long as it likes: nothing here is urgent, a week of days is made
-ahead.
+ahead. If the server was started without it, migrating is the keeper's first work.
 
 Must not know: SQL, workers, what a partition is.
 """
@@ -34,12 +35,15 @@ from typing import NoReturn
 import psycopg2
 import psycopg2.extensions
 
-from prefork_ads.db import partitions, session
+from prefork_ads.db import budgets, partitions, session
 from prefork_ads.db.data_dir import trim_log
-from prefork_ads.errors import PreforkAdsError
+from prefork_ads.db.migrate import migrate
+from prefork_ads.db.shipping import Attribution
+from prefork_ads.errors import PreforkAdsError, SchemaError
 from prefork_ads.metrics import Counter
 from prefork_ads.process import log
 from prefork_ads.process.context import ChildContext
+from prefork_ads.process.journaling import place_of
 from prefork_ads.process.log import logger
 from prefork_ads.process.orphans import Orphans
 from prefork_ads.process.scoreboard import Scoreboard
@@ -49,6 +53,7 @@ TICK_EVERY_S = 60.0
 # How soon a keeper notices that the leader has gone, its own predecessor after a reload above all.
 FOLLOW_EVERY_S = 5.0
 CONNECT_LIMIT_S = 10.0
+CANCEL_LIMIT_S = 1.0
 # How often the journal's directory is looked at when no worker has ended, for files of other servers
 # and of what was missed.
 LOOK_EVERY_S = 5.0
@@ -58,9 +63,12 @@ LAST_LOOK_S = 5.0
 _SECONDS_PER_DAY = 86_400
 
 
-def keeper_main(context: ChildContext) -> int:
-    """The entry point the master forks into; returns the exit status."""
-    return Keeper(context).run()
+def keeper_main(context: ChildContext, *, migrates: bool = False) -> int:
+    """The entry point the master forks into; returns the exit status.
+
+    `migrates`: the server was started while PostgreSQL was away, so nobody has looked at the schema.
+    """
+    return Keeper(context, migrates=migrates).run()
 
 
 class _Stopped(Exception):
@@ -70,8 +78,9 @@ class _Stopped(Exception):
 class Keeper:
     """The keeper of one server."""
 
-    def __init__(self, context: ChildContext) -> None:
+    def __init__(self, context: ChildContext, *, migrates: bool = False) -> None:
         self._context = context
+        self._migrates = migrates
         self._signals, self._signals_out = socket.socketpair()
         self._terminated = False
         self._connection: partitions.Connection | None = None
@@ -127,6 +136,7 @@ class Keeper:
         """Ship what dead workers have left; how long to pause then, in seconds."""
         try:
             done = self._orphans.ship(self._beat, self._tick_at_s)
+            self._settle()
         except (psycopg2.Error, PreforkAdsError, OSError) as error:
             self._say_once("journal", f"journal: {session.first_line(error)}")
             now_s = time.monotonic()
@@ -135,6 +145,16 @@ class Keeper:
         self._troubles.pop("journal", None)
         self._look_backoff.cleared()
         return LOOK_EVERY_S if done else 0.0
+
+    def _settle(self) -> None:
+        """What the dead have held of budgets; on the connection of the days, if there is one."""
+        if self._connection is None or self._connection.closed:
+            return
+        config = self._context.config
+        settled = budgets.settle(self._connection, config.journal_path, place_of(config))
+        for holder, unused in settled:
+            if unused:
+                logger.info("%s: leases for %d ads that it did not serve are back", holder, unused)
 
     def _look_once_more(self) -> None:
         """The workers are gone: what they could not ship, the one after the other."""
@@ -162,6 +182,8 @@ class Keeper:
 
     def _tick(self) -> None:
         config = self._context.config
+        if self._migrates:
+            self._migrate()
         if self._connection is None or self._connection.closed:
             self._leads = False
             self._connection = session.connect(config.dsn or "", insists=True)
@@ -176,8 +198,18 @@ class Keeper:
                 self._connection,
                 log_table=config.log_table,
                 retention_days=config.retention_days,
+                attribution=Attribution(config.click_attribution_s, config.view_attribution_s),
             )
         )
+        budgets.clean(self._connection)
+
+    def _migrate(self) -> None:
+        """What the start could not do. A schema that cannot be brought up to date is left to a person."""
+        try:
+            migrate(self._context.config.dsn or "", report=_say, wait_s=0)
+        except SchemaError as error:
+            logger.error("started without PostgreSQL, whose schema does not fit: %s", error)
+        self._migrates = False
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -225,7 +257,7 @@ class Keeper:
             except _Stopped:
                 # The server would finish a statement whose client has gone, a VACUUM for instance.
                 if not connecting:
-                    connection.cancel()
+                    _cancel(connection)
                 raise
             if time.monotonic() > limit_s:
                 _connect_timed_out()
@@ -288,6 +320,31 @@ def _is_readable(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
+def _say(message: str) -> None:
+    logger.info("%s", message)
+
+
+def _cancel(connection: partitions.Connection) -> None:
+    """End the statement under way, by a process for that alone.
+
+    It takes another connection: libpq waits without a limit for one to a server that is stopped, and psycopg2
+    holds the interpreter's lock meanwhile, so a thread would not do.
+    """
+    pid = os.fork()
+    if pid == 0:
+        try:
+            connection.cancel()
+        finally:
+            os._exit(0)
+    give_up_s = time.monotonic() + CANCEL_LIMIT_S
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        if time.monotonic() > give_up_s:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return
+        time.sleep(0.01)
+
+
 def _connect_timed_out() -> NoReturn:
     raise psycopg2.OperationalError(f"no connection within {CONNECT_LIMIT_S:g} s")
 
@@ -301,6 +358,8 @@ def _until_next_day_s() -> float:
 def _tell(report: partitions.Report) -> None:
     if report.created:
         logger.info("made %d days of request_log", report.created)
+    if report.attributed:
+        logger.info("attributed %d conversions that came before their clicks", report.attributed)
     for what, names in (
         ("converted", report.converted),
         ("dropped, too old:", report.dropped),

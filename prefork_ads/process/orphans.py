@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from prefork_ads.config import Config
 from prefork_ads.db import adoption
+from prefork_ads.db.shipping import Attribution
 from prefork_ads.events.segments import (
     SegmentFile,
     adopt,
@@ -75,6 +76,9 @@ class Orphans:
                 max_bytes=self._config.write_batch_bytes,
                 now_unix_s=time.time(),
                 progress=progress,
+                attribution=Attribution(
+                    self._config.click_attribution_s, self._config.view_attribution_s
+                ),
             )
         self._gauges[Gauge.JOURNAL_BYTES] = max(0, before - file.size)
         self._count(outcome)

@@ -1,7 +1,8 @@
 """One worker: a loop, a parser per connection, one writer, one reader, one share of the port.
 
-Wires the parts together, keeps their clocks going, and ends in order. Everything with a descriptor or a
-thread (loop, connections to PostgreSQL) is made here, after the fork, never before.
+Wires the parts together (those for ads in zones: `adserving`), keeps their clocks going, and ends in order.
+Everything with a descriptor or a thread (loop, connections to PostgreSQL) is made here, after the fork,
+never before.
 
 How a worker ends (SIGTERM), so that no client that got through to it is turned away:
 
@@ -36,6 +37,7 @@ from prefork_ads.ads.meter import Meter
 from prefork_ads.config import Config
 from prefork_ads.db.queries import query
 from prefork_ads.db.reader import LookupLine, Reader
+from prefork_ads.db.shipping import Attribution
 from prefork_ads.db.writer import Batching, Writer
 from prefork_ads.events.event import EventClock
 from prefork_ads.events.uuid7 import Uuid7
@@ -48,6 +50,7 @@ from prefork_ads.http.protocol import Connection
 from prefork_ads.http.router import Router
 from prefork_ads.metrics import About, Counter, Gauge, exposition
 from prefork_ads.process.accept_queue import AcceptQueue, has_left
+from prefork_ads.process.adserving import AdServing
 from prefork_ads.process.context import ChildContext
 from prefork_ads.process.journaling import Journaling
 from prefork_ads.process.listener import ACCEPT_GRACE_S, refuse_new
@@ -62,9 +65,14 @@ SWEEP_S = 0.25
 VITAL = frozenset({b"/healthz", b"/readyz", b"/metrics"})
 # How long a worker that cannot reach PostgreSQL waits before it serves what it can without it.
 FIRST_CONNECTION_S = 3.0
+# What of its time to boot a worker spends on the catalog, if that takes so long.
+CATALOG_SHARE = 0.5
 # What counts for --max-requests.
 ANSWERED = (
     *(Counter.AD_FOUND, Counter.AD_UNKNOWN, Counter.AD_MALFORMED, Counter.AD_UNAVAILABLE),
+    Counter.AD_REDIRECTED,
+    *(Counter.IMPRESSIONS_TAKEN, Counter.VIEWABLES_TAKEN, Counter.CLICKS_TAKEN),
+    Counter.CONVERSIONS_TAKEN,
     *(Counter.LOG_ACCEPTED, Counter.LOG_MALFORMED, Counter.LOG_UNAVAILABLE),
 )
 # What a stop "now" still allows for the events in memory.
@@ -95,7 +103,7 @@ class Worker:
         self._counters, self._gauges = seat.counters, seat.gauges
         self._say = Reporter(_warn).say
         self._answers = Answers()
-        self._ids = Uuid7()
+        self._clock = EventClock(Uuid7())
         self._journaling = Journaling(context, self._say)
         self._writer = Writer(
             config.dsn or "",
@@ -104,6 +112,7 @@ class Worker:
             self._counters,
             self._gauges,
             self._say,
+            attribution=Attribution(config.click_attribution_s, config.view_attribution_s),
         )
         self._line: LookupLine[Unavailable] = LookupLine(
             unavailable=UNAVAILABLE,
@@ -113,6 +122,7 @@ class Worker:
             gauges=self._gauges,
         )
         self._readers = [self._reader() for _ in range(config.readers)]
+        self._ads = AdServing(config, seat, self._journaling, self._answers, self._clock, self._say)
         # The answer to /metrics, and which tick it is of.
         self._scraped, self._scraped_ns = b"", 0
         self._failed = False
@@ -133,7 +143,8 @@ class Worker:
         reading = [loop.create_task(reader.run(), name="reader") for reader in self._readers]
         ticking = loop.create_task(self._tick(), name="tick")
         syncing = self._journaling.syncing(loop)
-        for task in (writing, *reading, ticking, *syncing):
+        for_ads = self._ads.start(loop)
+        for task in (writing, *reading, ticking, *syncing, *for_ads):
             task.add_done_callback(self._part_ended)
         await self._first_connections()
         # A worker that has failed already must not announce itself: a reload would rely on it.
@@ -145,13 +156,15 @@ class Worker:
         began = time.monotonic()
         if servers:
             await self._drain(servers, began + REQUESTS_SHARE * config.drain_timeout_s)
+        self._ads.stop_serving()
         for task in (*reading, *syncing):
             task.cancel()
         status = await self._finish_writing(
             writing, began + SHIPPING_SHARE * config.drain_timeout_s
         )
-        ticking.cancel()
-        await asyncio.gather(*reading, *syncing, ticking, return_exceptions=True)
+        for task in (ticking, *for_ads):
+            task.cancel()
+        await asyncio.gather(*reading, *syncing, ticking, *for_ads, return_exceptions=True)
         return 1 if self._failed else status
 
     # -- parts -------------------------------------------------------------------------------------
@@ -173,12 +186,14 @@ class Worker:
         meter = self._meter = Meter(self._counters, loop.call_soon)
         endpoints = Endpoints(
             self._answers,
-            EventClock(self._ids),
+            self._clock,
             self._journaling.journal.append,
             self._line.look_up,
             self._counters,
             client_address(self._config.trusted_proxies),
             meter,
+            logged=self._ads.sender.logged,
+            zones=self._ads.serving(meter),
             empty_on_trouble=self._config.ad_fallback == "empty",
         )
         index = {
@@ -186,7 +201,13 @@ class Worker:
             "version": __version__,
             "about": "An ad server: every request is logged to and answered from PostgreSQL.",
             "endpoints": {
+                "GET /ad?zone=<key>": "an ad for this zone; 204 when there is none",
+                "POST /ad": "ads for several zones of a page, asked for in JSON",
                 "GET /ad?id=<uuid>": "the ad variant with this id; 204 when there is none",
+                "GET, POST /i/<token>, /v/<token>": "an ad was seen; was seen long enough",
+                "GET /c/<token>": "a click: leads to where the ad leads",
+                "GET, POST /conv": "a conversion",
+                "GET /tag.js, /demo": "for publishers' pages; a page that shows it",
                 "GET, POST /log?<name>=<value>": "log the parameters; 204",
                 "GET /healthz": "this process answers",
                 "GET /readyz": "this process reaches PostgreSQL",
@@ -195,6 +216,7 @@ class Worker:
         }
         routes = {
             **endpoints.routes(),
+            **self._ads.routes(),
             **informative(
                 self._answers,
                 index,
@@ -215,6 +237,7 @@ class Worker:
             vital=VITAL,
         )
         outbox.stopwatch = meter
+        self._ads.keep_lines(outbox.keep)
         self._overload = outbox.watch = Overload(hub, on_shed=self._request_shed)
         return hub
 
@@ -243,7 +266,7 @@ class Worker:
             return "The writer has no connection to PostgreSQL."
         if not any(reader.connected.is_set() for reader in self._readers):
             return "No reader has a connection to PostgreSQL."
-        return ""
+        return self._ads.why_not_ready()
 
     def _metrics(self) -> bytes:
         """Made once a tick: it costs a hundred times a request, and a client may ask hundreds of times."""
@@ -286,7 +309,7 @@ class Worker:
     async def _first_connections(self) -> None:
         """Serve once PostgreSQL is reached; or, when it is away, with what works without it."""
         waits = [self._writer.connected.wait(), *(r.connected.wait() for r in self._readers)]
-        reached = asyncio.gather(*waits)
+        reached = asyncio.gather(*waits, *self._ads.first_connections())
         draining = asyncio.create_task(self._draining.wait())
         await asyncio.wait(
             (reached, draining), timeout=FIRST_CONNECTION_S, return_when=asyncio.FIRST_COMPLETED
@@ -294,8 +317,15 @@ class Worker:
         if not reached.done() and not draining.done():
             logger.warning("serving without PostgreSQL until it can be reached")
         reached.cancel()
-        draining.cancel()
-        await asyncio.gather(reached, draining, return_exceptions=True)
+        catalog = asyncio.create_task(self._ads.first_catalog())
+        await asyncio.wait(
+            (catalog, draining),
+            timeout=CATALOG_SHARE * self._config.boot_timeout_s,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        for wait in (catalog, draining):
+            wait.cancel()
+        await asyncio.gather(reached, catalog, draining, return_exceptions=True)
 
     async def _tick(self) -> None:
         """Heartbeat, clocks and time limits: proof that this loop is not blocked."""
@@ -315,6 +345,7 @@ class Worker:
             if too_many := self._accept_queue.look(now, self._counters[Counter.CONNECTIONS]):
                 self._shed_waiting(too_many)
             self._line.expire(now)
+            self._ads.tick(now)
             self._overload.guard({b"/ad": self._line.is_full} if self._line.is_crowded else {})
             self._journaling.tend()
             self._gauges[Gauge.CONNECTIONS_OPEN] = len(hub.connections)
@@ -416,6 +447,8 @@ class Worker:
         stopping_now.cancel()
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
+        if not self._stop_now.is_set():
+            await self._ads.farewell()
         return await self._journaling.leave()
 
 

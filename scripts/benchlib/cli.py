@@ -81,6 +81,7 @@ class Settings:
     connections: tuple[int, ...]
     rounds: int
     rows: int
+    campaigns: int
     threads: int
     duration_s: int
     warm_up_s: int
@@ -104,14 +105,14 @@ QUICK = {"workers": (1,), "connections": (100,), "rounds": 1, "duration_s": 3, "
 
 
 def take_part(
-    names: Sequence[str], environment: BenchEnvironment
+    names: Sequence[str], environment: BenchEnvironment, campaigns: int
 ) -> tuple[list[Contender], dict[str, str]]:
     """Who can run here, and why the others cannot."""
     taking_part, skipped = [], {}
     for name in names:
         reason = known.unavailable(known.BY_NAME[name], environment)
         if reason is None:
-            taking_part.append(known.BY_NAME[name])
+            taking_part.append(known.with_campaigns(known.BY_NAME[name], campaigns))
         else:
             skipped[name] = reason
             print(f"without {name}: {reason}", file=sys.stderr)
@@ -133,14 +134,20 @@ def make_bench(environment: BenchEnvironment, tables: Database, settings: Settin
     return Bench(environment, tables, files, settings.load, tables.ads(probed))
 
 
-def take(bench: Bench, plan: Sequence[Step], measurements: list[Measurement]) -> bool:
+def take(
+    bench: Bench,
+    contenders: Sequence[Contender],
+    plan: Sequence[Step],
+    measurements: list[Measurement],
+) -> bool:
     """Measures into the list; False when it was interrupted."""
     load = bench.load
+    by_name = {contender.name: contender for contender in contenders}
     progress = Progress(len(plan), load.duration_s + load.warm_up_s + OVERHEAD_S)
     try:
         for step in plan:
             progress.step(step)
-            measurement = bench.measure(known.BY_NAME[step.contender], step)
+            measurement = bench.measure(by_name[step.contender], step)
             measurements.append(measurement)
             progress.done(measurement)
     except KeyboardInterrupt:
@@ -164,13 +171,13 @@ def bench_run(
     environment.directory.mkdir(exist_ok=True)
     find_wrk()
     environment.install_peers()
-    taking_part, skipped = take_part(settings.contenders, environment)
+    taking_part, skipped = take_part(settings.contenders, environment, settings.campaigns)
     all_cases = cases(settings.workers, settings.connections)
     plan = list(steps([c.capability for c in taking_part], all_cases, settings.rounds))
     measurements: list[Measurement] = []
     with database(environment, dsn) as tables:
         bench = make_bench(environment, tables, settings)
-        finished = take(bench, plan, measurements)
+        finished = take(bench, taking_part, plan, measurements)
         for contender in taking_part:
             if contender.log is not None:
                 tables.empty(contender.log)
@@ -246,6 +253,13 @@ def conclude(
     help="Rows that ad_variant has at least; built once.",
 )
 @click.option(
+    "--campaigns",
+    type=click.IntRange(1),
+    default=known.MANY_CAMPAIGNS,
+    show_default=True,
+    help="Campaigns that the contender zone chooses from.",
+)
+@click.option(
     "--original",
     "profile",
     flag_value="original",
@@ -282,6 +296,7 @@ def main(
     chart_path: Path | None,
     require: bool,
     rows: int,
+    campaigns: int,
     peers: tuple[str, ...] | None,
     duration: int | None,
     warm_up: int | None,
@@ -299,7 +314,9 @@ def main(
     asked = {**given, "duration_s": duration, "warm_up_s": warm_up}
     values = NORMAL | {"original": ORIGINAL, "quick": QUICK, None: {}}[profile]
     values |= {name: value for name, value in asked.items() if value is not None}
-    settings = Settings(contenders=peers or tuple(known.BY_NAME), rows=rows, **values)
+    settings = Settings(
+        contenders=peers or tuple(known.BY_NAME), rows=rows, campaigns=campaigns, **values
+    )
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         status = bench_run(settings, dsn, json_path, chart_path, require)

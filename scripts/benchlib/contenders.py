@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchlib.catalogs import ASKS
 from benchlib.environment import BenchEnvironment
 from benchlib.plan import Capability, Workload
 from benchlib.servers import HOST
@@ -14,6 +15,10 @@ from benchlib.servers import HOST
 OURS = "prefork-ads"
 WITHOUT_JOURNAL = "no-journal"
 CEILING = "ceiling"
+ZONE = "zone"
+ZONE_OF_FEW = "zone-of-few"
+MANY_CAMPAIGNS = 10_000
+FEW_CAMPAIGNS = 100
 BOTH = frozenset(Workload)
 
 # A row is complete when everything the request carried is in it.
@@ -38,6 +43,8 @@ class LogTable:
     id: str = "id"
     params: str = "params"
     complete: str = COMPLETE_COLUMNS
+    # The endpoint as it is logged, where it is not called as in the URL.
+    called: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,10 @@ class Contender:
     most_workers: int | None = None
     # Asked until it answers 2xx; the peers have no health check, and the request they log is counted.
     ready_path: str = "/log?id=ready"
+    # What stands before the id in a request's query; of several each request has one.
+    asks: tuple[str, ...] = ("id=",)
+    # How many campaigns there are to choose from, for who chooses.
+    campaigns: int = 0
 
     @property
     def capability(self) -> Capability:
@@ -82,12 +93,33 @@ def _ours(*arguments: str) -> Callable[[BenchEnvironment], list[str]]:
     ]
 
 
+def _zone(name: str, campaigns: int) -> Contender:
+    """The same program, choosing an ad for a zone and a person that PostgreSQL is asked for."""
+    return Contender(
+        name,
+        f"prefork-ads, {campaigns:,} campaigns",
+        _ours(),
+        LogTable(
+            "request_log",
+            params="params -> 'request'",
+            complete=COMPLETE_COLUMNS.replace("params ->> 'id'", "params #>> '{request,uid}'"),
+            called="decision",
+        ),
+        workloads=frozenset({Workload.AD}),
+        ready_path="/readyz",
+        asks=ASKS,
+        campaigns=campaigns,
+    )
+
+
 def _go(environment: BenchEnvironment) -> list[str]:
     return [str(environment.go_binary)]
 
 
 ALL = (
     Contender(OURS, "prefork-ads", _ours(), LogTable("request_log"), ready_path="/readyz"),
+    _zone(ZONE, MANY_CAMPAIGNS),
+    _zone(ZONE_OF_FEW, FEW_CAMPAIGNS),
     # What the promise that nothing is lost costs: the same program without it.
     Contender(
         WITHOUT_JOURNAL,
@@ -141,9 +173,17 @@ ALL = (
 BY_NAME = {contender.name: contender for contender in ALL}
 
 
+def with_campaigns(contender: Contender, campaigns: int) -> Contender:
+    """The same with so many campaigns, if it is the one that has many."""
+    return _zone(ZONE, campaigns) if contender.name == ZONE else contender
+
+
 def unavailable(contender: Contender, environment: BenchEnvironment) -> str | None:
     """Why it cannot run here, or None."""
-    if contender.name in (OURS, WITHOUT_JOURNAL) and not Path(environment.prefork_ads).exists():
+    if (
+        contender.name in (OURS, ZONE, ZONE_OF_FEW, WITHOUT_JOURNAL)
+        and not Path(environment.prefork_ads).exists()
+    ):
         return f"{environment.prefork_ads} is missing; run scripts/setup"
     if contender.name == "go":
         return environment.build_go()

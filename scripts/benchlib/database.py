@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 import psycopg2
 import psycopg2.extensions
 
+from benchlib.catalogs import Catalogs
 from benchlib.checking import LogCount
 from benchlib.contenders import LogTable
 from benchlib.environment import BenchEnvironment
@@ -32,7 +33,7 @@ CLOCK_S = 0.1
 # without sending it, so numbers may begin at 2; those of the probes have none.
 COUNT = """
 WITH entry AS (
-    SELECT {time} AS time, {id} AS id, {complete} AS complete, {params} ->> 'n' AS number
+    SELECT {time} AS time, {id} AS id, {complete} AS complete, {params} ->> 'no' AS number
     FROM {name} WHERE {endpoint} = ANY (%(endpoints)s)
 ), numbered AS (
     SELECT time, max(time) OVER (PARTITION BY left(number, 1)) AS run_end,
@@ -109,6 +110,10 @@ class Database:
         return self._row("SELECT to_regclass(%s) IS NOT NULL", (table,)) == (True,)
 
     @property
+    def catalogs(self) -> Catalogs:
+        return Catalogs(self._connection)
+
+    @property
     def version(self) -> str:
         return str(self._row("SELECT version()")[0])
 
@@ -164,10 +169,11 @@ class Database:
 
     def count(self, table: LogTable, workload: Workload, guard_s: float) -> LogCount:
         """What is there of this workload; gaps younger than guard_s may be requests left in flight."""
+        endpoints = [table.called] if table.called else [workload.value, f"/{workload.value}"]
         with self._connection.cursor() as cursor:
             cursor.execute(
                 COUNT.format(**asdict(table)),
-                {"endpoints": [workload.value, f"/{workload.value}"], "guard_s": guard_s + CLOCK_S},
+                {"endpoints": endpoints, "guard_s": guard_s + CLOCK_S},
             )
             row = cursor.fetchone()
         assert row is not None

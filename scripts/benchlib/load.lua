@@ -1,13 +1,14 @@
 -- The load: what wrk sends, and what it reports.
 --
--- wrk ... -s load.lua URL -- WORKLOAD RUN HEADERS IDS
+-- wrk ... -s load.lua URL -- WORKLOAD RUN HEADERS IDS ASKS
 --   WORKLOAD "log" or "ad"
 --   RUN      a letter that names this run of wrk
 --   HEADERS  a file of header blocks, one a line, \r\n written as a tab
 --   IDS      a file of existing ids, one a line
+--   ASKS     what stands before the id, such as "id="; of several with commas between each request has one
 --
 -- Each request takes its id and its header block at random, so no two requests in a row are alike and
--- nothing can be won by remembering the last one. Each also has a number, n=<run><thread>-<1, 2, 3 ...>,
+-- nothing can be won by remembering the last one. Each also has a number, no=<run><thread>-<1, 2, 3 ...>,
 -- so that one that is missing in the log is found whatever the totals say. There is no response() here:
 -- called for every answer it would make wrk, which shares the cores with what it measures, the bottleneck.
 -- done() prints one line of JSON; benchlib/wrk.py reads it.
@@ -33,8 +34,11 @@ end
 function init(arguments)
     math.randomseed(os.time() * 1000 + number)
     random = math.random
-    prefix = "GET /" .. arguments[1] .. "?id="
-    mark = "&n=" .. arguments[2] .. number .. "-"
+    prefixes = {}
+    for ask in arguments[5]:gmatch("[^,]+") do
+        prefixes[#prefixes + 1] = "GET /" .. arguments[1] .. "?" .. ask
+    end
+    mark = "&no=" .. arguments[2] .. number .. "-"
     sent = 0
     ids = assert(io.open(arguments[4])):read("*a")
     count = #ids / ID_LINE
@@ -49,7 +53,7 @@ end
 function request()
     sent = sent + 1
     local at = (random(count) - 1) * ID_LINE
-    return prefix .. ids:sub(at + 1, at + ID_LINE - 1) .. mark .. sent .. blocks[random(#blocks)]
+    return prefixes[random(#prefixes)] .. ids:sub(at + 1, at + ID_LINE - 1) .. mark .. sent .. blocks[random(#blocks)]
 end
 
 function done(summary, latency, requests)

@@ -67,6 +67,8 @@ class Bench:
         case = step.case
         if contender.log is not None:
             self.database.empty(contender.log)
+        if contender.campaigns:
+            self.database.catalogs.serve(contender.campaigns)
         port = free_port()
         command = contender.command(
             self.environment, port=port, dsn=self.database.dsn, workers=case.workers
@@ -78,6 +80,8 @@ class Bench:
         if contender.log is not None:
             log = self.database.count(contender.log, case.workload, sent.latest_ms / 1e3)
             failures += log_failures(sent, log)
+        if contender.campaigns:
+            failures += self.database.catalogs.failures()
         if failures:
             failures.append(f"what it said is in {self._log_path(step)}")
         return Measurement(
@@ -90,13 +94,15 @@ class Bench:
         asked = server.wait_until_ready(contender.ready_path)
         # Of the requests that asked whether it is up, one was answered; is it among those we count?
         logged = int(contender.ready_path.startswith(f"/{case.workload}"))
-        probed = probe(server.port, case.workload, self.ads)
+        chooses = contender.campaigns > 0
+        probed = probe(server.port, case.workload, self.ads, contender.asks if chooses else ())
         failures = list(probed.wrong)
         answered, latest_ms = 0, 0.0
         for letter, duration_s in (("w", self.load.warm_up_s), ("m", self.load.duration_s)):
             result = run(
                 server.port,
                 case.workload,
+                contender.asks,
                 self.files,
                 letter=letter,
                 threads=self.load.threads,
@@ -106,7 +112,9 @@ class Bench:
             answered += result.requests
             latest_ms = max(latest_ms, result.latency_ms["max"])
             failures += load_failures(result)
-        failures += size_failures(result, probed.bytes_per_answer)
+        if not chooses:
+            # Of ads that are chosen no two are of a size; the log says whether there were any.
+            failures += size_failures(result, probed.bytes_per_answer)
         sent = Sent(
             answered=answered,
             probes=probed.asked + logged,

@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import parse_qs
 from uuid import UUID
 
 from benchlib.browsers import header_blocks
@@ -91,6 +92,32 @@ async def _ask_for_ads(client: Client, ads: Mapping[str, Mapping[str, object]]) 
     return ProbeResult(len(ads) + 1, size / len(ads), tuple(w for w in wrong if w))
 
 
+def judge_choice(path: str, answer: Answer) -> str | None:
+    """Whether this is the answer to a request for an ad in a zone: an ad for that zone, or none."""
+    if answer.status == 204:
+        return None
+    if answer.status != 200:
+        return f"{path} answered {answer.status} and not 200 or 204"
+    try:
+        ad = json.loads(answer.body)
+    except ValueError:
+        return f"{path} answered what is not JSON: {answer.body[:80]!r}"
+    zone = parse_qs(path.partition("?")[2])["zone"][0]
+    if ad.get("zone") != zone or not {"decision", "campaign", "creative", "urls"} <= set(ad):
+        return f"{path} answered {ad}"
+    return None
+
+
+async def _ask_for_choices(client: Client, keys: Sequence[str], asks: Sequence[str]) -> ProbeResult:
+    wrong, size = [], 0
+    for number, key in enumerate(keys):
+        path = f"/ad?{asks[number % len(asks)]}{key}"
+        answer = await client.get(path)
+        size += answer.size
+        wrong.append(judge_choice(path, answer))
+    return ProbeResult(len(keys), size / len(keys), tuple(w for w in wrong if w))
+
+
 async def _ask_for_logs(client: Client, keys: Sequence[str]) -> ProbeResult:
     wrong, size = [], 0
     for key in keys:
@@ -103,7 +130,10 @@ async def _ask_for_logs(client: Client, keys: Sequence[str]) -> ProbeResult:
 
 
 async def _probe(
-    port: int, workload: Workload, ads: Mapping[str, Mapping[str, object]]
+    port: int,
+    workload: Workload,
+    ads: Mapping[str, Mapping[str, object]],
+    asks: Sequence[str],
 ) -> ProbeResult:
     keys = sorted(ads)
     shares = [keys[start::CONNECTIONS] for start in range(min(CONNECTIONS, len(keys)))]
@@ -113,7 +143,9 @@ async def _probe(
             await asyncio.gather(*(client.open() for client in clients))
             results = await asyncio.gather(
                 *(
-                    _ask_for_ads(client, {key: ads[key] for key in share})
+                    _ask_for_choices(client, share, asks)
+                    if asks
+                    else _ask_for_ads(client, {key: ads[key] for key in share})
                     if workload is Workload.AD
                     else _ask_for_logs(client, share)
                     for client, share in zip(clients, shares, strict=True)
@@ -131,6 +163,14 @@ async def _probe(
     )
 
 
-def probe(port: int, workload: Workload, ads: Mapping[str, Mapping[str, object]]) -> ProbeResult:
-    """Asks for each of these ads (or logs as often), and once a connection for one that does not exist."""
-    return asyncio.run(_probe(port, workload, ads))
+def probe(
+    port: int,
+    workload: Workload,
+    ads: Mapping[str, Mapping[str, object]],
+    asks: Sequence[str] = (),
+) -> ProbeResult:
+    """Asks for each of these ads (or logs as often), and once a connection for one that does not exist.
+
+    With `asks` their ids are people's, for whom an ad is to be chosen.
+    """
+    return asyncio.run(_probe(port, workload, ads, asks))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from benchlib.contenders import BY_NAME, CEILING, OURS, WITHOUT_JOURNAL
+from benchlib.contenders import BY_NAME, CEILING, OURS, WITHOUT_JOURNAL, ZONE, ZONE_OF_FEW
 from benchlib.measuring import Measurement
 from benchlib.plan import Case, Workload
 
@@ -23,9 +23,9 @@ def medians(measurements: Iterable[Measurement]) -> dict[tuple[str, Case], float
     return {key: median(values) for key, values in figures.items()}
 
 
-def ratio(figures: Medians, peer: str, case: Case) -> float | None:
-    """Ours over the peer's, in the same case."""
-    ours, theirs = figures.get((OURS, case)), figures.get((peer, case))
+def ratio(figures: Medians, peer: str, case: Case, who: str = OURS) -> float | None:
+    """Ours (or that of `who`) over the peer's, in the same case."""
+    ours, theirs = figures.get((who, case)), figures.get((peer, case))
     return None if ours is None or not theirs else ours / theirs
 
 
@@ -37,12 +37,15 @@ class Requirement:
     peer: str
     at_least: float
     workers: int = 1
+    who: str = OURS
 
 
 REQUIREMENTS = (
     Requirement(Workload.AD, "go", 1.5),
     Requirement(Workload.AD, "fastapi", 5.0),
     Requirement(Workload.AD, "original", 6.0),
+    Requirement(Workload.AD, "go", 1.2, who=ZONE),
+    Requirement(Workload.AD, ZONE_OF_FEW, 0.85, who=ZONE),
     Requirement(Workload.LOG, CEILING, 0.65),
     Requirement(Workload.LOG, WITHOUT_JOURNAL, 0.95),
 )
@@ -61,8 +64,9 @@ class Verdict:
     def __str__(self) -> str:
         wanted = self.requirement
         figure = "not measured" if self.ratio is None else f"{self.ratio:.2f} x"
+        who = "" if wanted.who == OURS else f"{wanted.who}, "
         return (
-            f"{'met   ' if self.met else 'NOT MET'} /{wanted.workload}, {wanted.workers} worker, "
+            f"{'met   ' if self.met else 'NOT MET'} /{wanted.workload}, {who}{wanted.workers} worker, "
             f"{self.connections} connections: {figure} {BY_NAME[wanted.peer].title} "
             f"(at least {wanted.at_least:g})"
         )
@@ -73,7 +77,9 @@ def verdicts(
 ) -> list[Verdict]:
     return [
         Verdict(
-            wanted, count, ratio(figures, wanted.peer, Case(wanted.workload, wanted.workers, count))
+            wanted,
+            count,
+            ratio(figures, wanted.peer, Case(wanted.workload, wanted.workers, count), wanted.who),
         )
         for wanted in requirements
         for count in connections

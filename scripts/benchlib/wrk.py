@@ -9,6 +9,7 @@ what does not divide is left out.
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def parse(output: str) -> WrkResult:
 def run(
     port: int,
     workload: Workload,
+    asks: Sequence[str],
     files: LoadFiles,
     *,
     letter: str,
@@ -80,13 +82,13 @@ def run(
     connections: int,
     duration_s: int,
 ) -> WrkResult:
-    """The letter names this run in the numbers of its requests."""
+    """The letter names this run in the numbers of its requests; `asks` are what may stand before the id."""
     # wrk wants at least one connection for each thread.
     threads = min(threads, connections)
     command = [
         *(find_wrk(), f"-t{threads}", f"-c{connections}", f"-d{duration_s}s"),
         *("--timeout", f"{TIMEOUT_S}s", "-s", str(SCRIPT), f"http://127.0.0.1:{port}/"),
-        *("--", workload.value, letter, str(files.headers), str(files.ids)),
+        *("--", workload.value, letter, str(files.headers), str(files.ids), ",".join(asks)),
     ]
     # In a session of its own, so that Ctrl-C reaches the bench first, which then ends it.
     process = subprocess.Popen(

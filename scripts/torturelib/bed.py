@@ -21,7 +21,7 @@ import psycopg2
 
 from torturelib import processes
 from torturelib.clients import ClientSettings
-from torturelib.comparing import Comparison, compare, files_left
+from torturelib.comparing import ROLLUP_IS_RAW, Comparison, compare, files_left
 from torturelib.errors import NotRecovered, TortureError, Unsupported
 from torturelib.faults import Fault, Parts
 from torturelib.kinds import BY_NAME
@@ -166,6 +166,7 @@ class Bed:
         try:
             self._do(outer, inner, step)
             self._settle()
+            self._check_rollup(step)
         except Unsupported as reason:
             self.unsupported[step.kind] = str(reason)
             happened = False
@@ -202,6 +203,12 @@ class Bed:
             "half a second in which all requests are answered",
             COMPLETE_LIMIT_S,
         )
+
+    def _check_rollup(self, step: Step) -> None:
+        """While clients go on and workers ship: the sums are those of the rows at every moment."""
+        [(is_raw,)] = self._postgres.execute(ROLLUP_IS_RAW)
+        if not is_raw:
+            raise TortureError(f"step {step.number}, {step}: the rollup differs from the raw rows")
 
     def _fault(self, name: str, pick: float) -> Fault | None:
         return None if name in self.unsupported else BY_NAME[name](self._parts, pick)

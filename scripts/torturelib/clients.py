@@ -5,9 +5,9 @@ they log can be checked afterwards by PostgreSQL alone: a number, a text of awkw
 checksum. They end when their standard input does, and so also with the bed; requests on their way are
 waited for.
 
-There are three kinds of connection: one for each request, one that is kept, and one that is kept and gets
-several requests at once, of /log and /ad by turns, whose answers the server has to bring into order. Of
-the first two kinds half ask /log and half /ad.
+There are four kinds of connection: one for each request, one that is kept, one that is kept and gets
+several requests at once, of /log and /ad by turns, whose answers the server has to bring into order, and one
+of a visitor, see `visitors`. Of the first two kinds half ask /log and half /ad.
 
 Twice a second they write to `pulse` how many requests of each endpoint succeeded and failed since the last
 time: the bed's way to see that all is well again.
@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from torturelib import visitors
 from torturelib.exchange import Answer, Cut, Exchange, Left, WrongAnswer
 from torturelib.truth import (
     CUT,
@@ -45,8 +46,10 @@ PULSE_S = 0.5
 NOTES = 500
 PIPELINED = 4
 
-CLOSE, KEEP, PIPE = "close", "keep", "pipe"
-_KINDS = (CLOSE, KEEP, PIPE)
+CLOSE, KEEP, PIPE, VISIT = "close", "keep", "pipe", "visit"
+_KINDS = (CLOSE, KEEP, PIPE, VISIT)
+# About: what a visit asks besides its decision.
+VISIT_QUESTIONS = 3
 
 # What a line of text can be broken by on its way into a table.
 AWKWARD = (
@@ -141,6 +144,8 @@ class Clients:
         self._notes = notes(self._source, NOTES)
         ads = Path(settings.ads).read_text(encoding="ascii").split()
         self._endpoints = [Endpoint(name, self._source, ads) for name in ("log", "ad")]
+        self._visits = Endpoint(VISIT, self._source, ads)
+        self._users = visitors.users(self._source)
         self._numbers: Iterator[int] = itertools.count(1)
         self._stop = asyncio.Event()
         self._last_success_s: dict[str, float] = {}
@@ -163,6 +168,9 @@ class Clients:
 
     async def _work(self, kind: str, which: int, workers: int) -> None:
         """One client. Which endpoint it asks, or asks first."""
+        if kind == VISIT:
+            await self._visit_now_and_then(workers)
+            return
         endpoints = [self._endpoints[which]]
         if kind == PIPE:
             endpoints = [self._endpoints[(which + n) % 2] for n in range(PIPELINED)]
@@ -179,21 +187,83 @@ class Clients:
         if exchange is not None:
             exchange.close()
 
+    async def _visit_now_and_then(self, workers: int) -> None:
+        """One visitor's connection."""
+        every_s = (1 + VISIT_QUESTIONS) * workers / self._settings.rate_per_s
+        exchange: Exchange | None = None
+        due_s = time.monotonic() + self._source.random() * every_s
+        while not self._stop.is_set():
+            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            due_s = max(due_s + every_s, time.monotonic())
+            if not self._stop.is_set():
+                exchange = await self._visit(exchange)
+        if exchange is not None:
+            exchange.close()
+
+    async def _visit(self, exchange: Exchange | None) -> Exchange | None:
+        """A decision and what becomes of it."""
+        visit = visitors.Visit(self._source)
+        path, query = visit.question(self._users)
+        exchange, answer = await self._ask(exchange, visitors.DECISION, path, query, visit)
+        if answer is None:
+            return exchange
+        for endpoint, link in visit.events():
+            if self._stop.is_set():
+                break
+            exchange, _ = await self._ask(exchange, endpoint, link, "", visit)
+        return exchange
+
+    async def _ask(
+        self,
+        exchange: Exchange | None,
+        endpoint: str,
+        path: str,
+        query: str,
+        visit: visitors.Visit,
+    ) -> tuple[Exchange | None, Answer | None]:
+        """One question of a visit: the connection for the next one, and the answer if it was right."""
+        exchange = await self._connected(exchange, endpoint, VISIT)
+        if exchange is None:
+            return None, None
+        number = next(self._numbers)
+        sent_s = time.monotonic()
+        [future] = exchange.ask([self._request(number, path, query, VISIT)])
+        answer: Answer | None = None
+        try:
+            async with asyncio.timeout_at(sent_s + ANSWER_LIMIT_S):
+                answer = await future
+        except (Cut, Left, TimeoutError, WrongAnswer) as error:
+            outcome = _WHY[type(error)]
+        else:
+            outcome = str(answer.status)
+            if answer.status < 400:
+                if endpoint == visitors.DECISION:
+                    is_right = visit.take(answer.status, answer.body)
+                else:
+                    is_right = visitors.right(endpoint, answer.status)
+                outcome = outcome if is_right else WRONG
+        self._note_visit(number, endpoint, visit, sent_s, outcome)
+        if outcome in (TIMEOUT, WRONG):
+            exchange.close()
+        return exchange, answer if outcome in SUCCESSES else None
+
+    def _note_visit(
+        self, number: int, endpoint: str, visit: visitors.Visit, sent_s: float, outcome: str
+    ) -> None:
+        campaign = (visit.campaign,) if endpoint == visitors.DECISION else ()
+        took_s = time.monotonic() - sent_s
+        self._truth.request(
+            number, endpoint, VISIT, sent_s, took_s, outcome, visit.decision, *campaign
+        )
+        self._count(self._visits, outcome)
+
     async def _turn(
         self, endpoints: Sequence[Endpoint], kind: str, exchange: Exchange | None
     ) -> Exchange | None:
         """One question, or several at once; the connection for the next turn, if there is one."""
-        if exchange is None or not exchange.open:
-            if exchange is not None:
-                exchange.close()
-            sent_s = time.monotonic()
-            try:
-                async with asyncio.timeout(CONNECT_LIMIT_S):
-                    exchange = await Exchange.connect(self._settings.port)
-            except (OSError, TimeoutError):
-                self._note(next(self._numbers), endpoints[0], kind, sent_s, REFUSED)
-                await asyncio.sleep(REFUSED_PAUSE_S)
-                return None
+        exchange = await self._connected(exchange, endpoints[0].name, kind)
+        if exchange is None:
+            return None
         asked = [(next(self._numbers), endpoint, *endpoint.question()) for endpoint in endpoints]
         questions = [self._request(number, e.name, own, kind) for number, e, own, _ in asked]
         sent_s = time.monotonic()
@@ -208,10 +278,32 @@ class Clients:
         exchange.close()
         return None
 
+    async def _connected(
+        self, exchange: Exchange | None, endpoint: str, kind: str
+    ) -> Exchange | None:
+        """This connection if it is open, or a new one."""
+        if exchange is not None:
+            if exchange.open:
+                return exchange
+            exchange.close()
+        sent_s = time.monotonic()
+        try:
+            async with asyncio.timeout(CONNECT_LIMIT_S):
+                return await Exchange.connect(self._settings.port)
+        except (OSError, TimeoutError):
+            took_s = time.monotonic() - sent_s
+            self._truth.request(next(self._numbers), endpoint, kind, sent_s, took_s, REFUSED)
+            self._count(self._by_name(endpoint), REFUSED)
+            await asyncio.sleep(REFUSED_PAUSE_S)
+            return None
+
+    def _by_name(self, endpoint: str) -> Endpoint:
+        return next((e for e in self._endpoints if e.name == endpoint), self._visits)
+
     def _request(self, number: int, path: str, own: str, kind: str) -> bytes:
         closing = "Connection: close\r\n" if kind == CLOSE else ""
         return (
-            f"GET /{path}?{own}run={self._run}&n={number}&{self._source.choice(self._notes)}"
+            f"GET /{path}?{own}run={self._run}&no={number}&{self._source.choice(self._notes)}"
             f" HTTP/1.1\r\nHost: torture\r\nUser-Agent: {USER_AGENT}\r\n{closing}\r\n"
         ).encode("ascii")
 
@@ -243,6 +335,10 @@ class Clients:
     ) -> None:
         now_s = time.monotonic()
         self._truth.request(number, endpoint.name, kind, sent_s, now_s - sent_s, outcome)
+        self._count(endpoint, outcome)
+
+    def _count(self, endpoint: Endpoint, outcome: str) -> None:
+        now_s = time.monotonic()
         if outcome in SUCCESSES:
             endpoint.successes += 1
             last_s = self._last_success_s.get(endpoint.name, now_s)
@@ -259,11 +355,20 @@ class Clients:
 
     def _beat(self) -> None:
         self._truth.flush()
-        counts = {e.name: (e.successes, e.failures) for e in self._endpoints}
-        for endpoint in self._endpoints:
+        endpoints = (*self._endpoints, self._visits)
+        counts = {e.name: (e.successes, e.failures) for e in endpoints}
+        for endpoint in endpoints:
             endpoint.successes = endpoint.failures = 0
         with Path(self._settings.pulse).open("a", encoding="ascii") as pulse:
             pulse.write(json.dumps({"at_s": time.monotonic(), **counts}) + "\n")
+
+
+_WHY: dict[type[BaseException], str] = {
+    Cut: CUT,
+    Left: LEFT,
+    TimeoutError: TIMEOUT,
+    WrongAnswer: WRONG,
+}
 
 
 if __name__ == "__main__":

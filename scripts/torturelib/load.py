@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from torturelib import processes
-from torturelib.clients import ANSWER_LIMIT_S, ClientSettings
+from torturelib.clients import ANSWER_LIMIT_S, VISIT, ClientSettings
 from torturelib.errors import TortureError
 
 STOP_LIMIT_S = ANSWER_LIMIT_S + 20.0
@@ -33,7 +33,7 @@ class Load:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._offset = 0
-        # So far, by "log" and "ad" and by what became of it.
+        # So far, by kind of question and by what became of it.
         self.answered: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self._beat_at_s = -math.inf
@@ -97,7 +97,7 @@ class Load:
 
     def _take(self, beat: dict[str, Any]) -> None:
         calm = True
-        for endpoint in ("log", "ad"):
+        for endpoint in ("log", "ad", VISIT):
             answered, failed = beat[endpoint]
             self.answered[endpoint] += answered
             self.failed[endpoint] += failed

@@ -23,6 +23,7 @@ from prefork_ads.db.migrate import migrate
 from prefork_ads.errors import PreforkAdsError
 from torturelib import processes
 from torturelib.errors import TortureError
+from torturelib.visitors import CATALOG
 from torturelib.waiting import Waiter
 
 Connection = psycopg2.extensions.connection
@@ -72,9 +73,10 @@ class Postgres:
         self._session = self._server.pid
 
     def prepare(self, ads: Path) -> None:
-        """Schema and ads; the ids of some of them to a file."""
+        """Schema, ads and a catalog; the ids of some of them to a file."""
         migrate(self.dsn)
         variants.generate(self.dsn, ADS)
+        self.execute(CATALOG)
         ads.write_text("\n".join(variants.sample(self.dsn, SAMPLED_ADS)) + "\n", encoding="ascii")
 
     def stop(self) -> None:

@@ -220,11 +220,11 @@ class Program:
         def complete() -> bool:
             nonlocal seen
             seen = self.metrics()
-            connected = [v for name, v in seen.items() if name.startswith(_CONNECTIONS)]
+            connected = [seen.get(f'{_CONNECTIONS}{{role="{role}"}}') for role in _ROLES]
             return (
                 seen.get("prefork_ads_workers") == self.workers
                 and len(self.worker_pids()) == self.workers
-                and connected == [self.workers, self.workers]
+                and connected == [each * self.workers for each in _ROLES.values()]
             )
 
         try:
@@ -239,6 +239,8 @@ class Program:
 
 
 _CONNECTIONS = "prefork_ads_database_connections"
+# How many connections of each kind a worker has: one reader is for ads, one for people.
+_ROLES = {"reader": 2, "writer": 1, "steward": 1}
 
 
 def _role(process: processes.Process) -> str:

@@ -47,7 +47,12 @@ def figures(found: Comparison, seconds: float) -> str:
         f" {found.stored:,} stored ({found.unacknowledged_stored:,} of them not acknowledged)\n"
         f"acknowledged − stored = {found.lost:,}, duplicates = {found.duplicates:,},"
         f" damaged = {found.damaged:,}, strange = {found.strange:,}, rejected = {found.rejected:,},"
-        f" ledger rows left = {found.ledger_rows:,}"
+        f" ledger rows left = {found.ledger_rows:,}\n"
+        f"visits told of {found.ads.told:,} events {found.ads.tellings:,} times,"
+        f" {found.ads.counted:,} counted;"
+        f" acknowledged − counted = {found.ads.uncounted:,}, made up = {found.ads.made_up:,},"
+        f" rollup − raw = {-found.ads.rollup_requests_off:,} and {-found.ads.rollup_events_off:,},"
+        f" over goal = {found.ads.over_goal:,}"
     )
 
 

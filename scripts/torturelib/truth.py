@@ -2,11 +2,13 @@
 
     {"run": "k3f9…", "seed": 7, "began_s": 81234.5, "began_at": "2026-11-22T10:50:03+00:00"}
     [17, "log", "keep", 0.731242, 0.002113, "204"]
+    [18, "impression", "visit", 0.733904, 0.000911, "200", "019a…"]
     {"gap": "log", "from_s": 2.25, "to_s": 2.74}
 
 A request is number, endpoint, kind of connection, seconds since `began_s` (CLOCK_MONOTONIC, which all
 processes of a machine share) at which it was sent, seconds until it was answered or given up, and the
-outcome. `200` and `204` are complete answers: that event is acknowledged. A gap is a time of more than
+outcome; behind it, for a visit, the decision and in the decision's own line the campaign. `200`, `204` and
+`302` are complete answers: that event is acknowledged. A gap is a time of more than
 `GAP_S` in which no request to an endpoint was answered with success.
 
 Numbers are given once in a run and no request is ever repeated, so a number that is stored twice was
@@ -21,7 +23,7 @@ from typing import IO, NamedTuple
 
 GAP_S = 0.1
 
-SUCCESSES = frozenset({"200", "204"})
+SUCCESSES = frozenset({"200", "204", "302"})
 REFUSED = "refused"  # no connection came about; nothing was sent
 CUT = "cut"  # sent, and the connection ended before the answer was complete
 TIMEOUT = "timeout"  # sent, and no complete answer came for a long time
@@ -38,6 +40,8 @@ class Request(NamedTuple):
     sent_s: float
     took_s: float
     outcome: str
+    decision: str = ""
+    campaign: str = ""
 
     @property
     def acknowledged(self) -> bool:
@@ -85,11 +89,13 @@ class TruthWriter:
         sent_s: float,
         took_s: float,
         outcome: str,
+        *subject: str,
     ) -> None:
         # By hand: half of the time of json.dumps, and all words are our own.
         sent_s -= self._began_s
+        behind = "".join(f', "{word}"' for word in subject)
         self._file.write(
-            f'[{number}, "{endpoint}", "{connection}", {sent_s:.6f}, {took_s:.6f}, "{outcome}"]\n'
+            f'[{number}, "{endpoint}", "{connection}", {sent_s:.6f}, {took_s:.6f}, "{outcome}"{behind}]\n'
         )
 
     def gap(self, endpoint: str, from_s: float, to_s: float) -> None:

@@ -11,11 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from torturelib import visitors
 from torturelib.comparing import Comparison
 from torturelib.faults import Cost
 from torturelib.truth import LEFT, Gap, Request
 
 CALM = "(no fault)"
+# What promises as much as /log does: nothing of it waits for PostgreSQL.
+_AS_LOG = frozenset(visitors.ENDPOINTS)
 SHOWN = 10
 
 
@@ -86,7 +89,7 @@ def judge_requests(
     index = Windows(windows)
     for request in failures:
         at = index.during(request.sent_s, request.ended_s)
-        what = (request.endpoint, request.outcome)
+        what = (_promise(request.endpoint), request.outcome)
         # The one that explains it; where none does, the first.
         guilty = next((w for w in at if any(what in costs[k] for k in w.kinds)), None)
         if request.outcome == LEFT:
@@ -103,6 +106,10 @@ def judge_requests(
         longest = by_kind.setdefault(name, KindFigures()).longest_gap_s
         longest[gap.endpoint] = max(longest.get(gap.endpoint, 0.0), gap.to_s - gap.from_s)
     return judgement
+
+
+def _promise(endpoint: str) -> str:
+    return "log" if endpoint in _AS_LOG else endpoint
 
 
 def _break(judgement: Judgement, request: Request, window: Window | None) -> None:
@@ -125,6 +132,12 @@ def judge_tables(found: Comparison, left: Sequence[str], windows: Sequence[Windo
         (found.damaged, "stored with another content than was sent"),
         (found.strange, "rows of no event that was sent"),
         (found.rejected, "in request_log_rejected"),
+        (found.ads.uncounted, "impressions, viewables and clicks acknowledged and not counted"),
+        (found.ads.made_up, "impressions, viewables and clicks counted that nobody told of"),
+        (found.ads.rollup_requests_off, "decisions more in the log than in the rollup"),
+        (found.ads.rollup_events_off, "events more in ad_event than in the rollup"),
+        (found.ads.other_campaign, "decisions logged with another campaign than was shown"),
+        (found.ads.over_goal, "impressions billed beyond a goal"),
     ):
         if count:
             wrong.append(f"{count:,} {what}")

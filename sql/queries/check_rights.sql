@@ -13,7 +13,27 @@ SELECT privilege || ' on ' || name
         (9, 'DELETE', 'journal_segment'),
         (10, 'EXECUTE', 'request_log_ensure(date, date)'),
         (11, 'EXECUTE', 'request_log_persistence(text, date)'),
-        (12, 'EXECUTE', 'request_log_drop_before(date)')
+        (12, 'EXECUTE', 'request_log_drop_before(date)'),
+        (13, 'EXECUTE', 'request_log_summarize(date, date)'),
+        (14, 'SELECT', 'ad_event_partition'),
+        (15, 'EXECUTE', 'ad_event_ensure(date, date)'),
+        (16, 'EXECUTE', 'ad_event_drop_before(date)'),
+        (17, 'EXECUTE', 'ad_ingest(text, text, text, text, text, text, interval, interval)'),
+        (18, 'EXECUTE', 'conversion_catch_up(interval, interval, interval)'),
+        (19, 'EXECUTE', 'token_keys()'),
+        (20, 'SELECT', 'catalog_state'),
+        (21, 'SELECT', 'catalog_change'),
+        (22, 'SELECT', 'campaign'),
+        (23, 'SELECT', 'zone'),
+        (24, 'SELECT', 'site'),
+        (25, 'SELECT', 'traffic_hour'),
+        (26, 'SELECT', 'user_segment'),
+        (27, 'SELECT', 'user_frequency'),
+        (28, 'EXECUTE', 'lease_take(text, bigint, text, double precision, double precision,'
+                        ' integer[], date[], bigint[], bigint[], timestamptz)'),
+        (29, 'EXECUTE', 'lease_settle(text, text[], interval, timestamptz)'),
+        (30, 'EXECUTE', 'lease_clean(timestamptz)'),
+        (31, 'EXECUTE', 'traffic_refresh(timestamptz)')
        ) AS needed (place, privilege, name)
  WHERE NOT CASE privilege
            WHEN 'EXECUTE' THEN has_function_privilege(to_regprocedure(name), privilege)

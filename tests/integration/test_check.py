@@ -127,7 +127,7 @@ def test_missing_rights_are_named(database: Database, stranger: str) -> None:
     said = lines(result)["database"]
     assert "_stranger lacks SELECT on server_setting, " in said
     assert ", INSERT on request_log, " in said
-    assert ", EXECUTE on request_log_drop_before(date). Grant it;" in said
+    assert ", EXECUTE on request_log_drop_before(date), " in said
     assert "ad_variant" not in said
 
 

@@ -98,7 +98,7 @@ class Site:
         endpoint: str = "log",
     ) -> None:
         self.expected.append(
-            (params, _text(agent), _text(referer), "127.0.0.1", _text(language), endpoint)
+            (params, _text(agent), _text(referer), "127.0.0.0", _text(language), endpoint)
         )
 
     def stored(self) -> list[tuple[Any, ...]]:

@@ -97,7 +97,7 @@ def test_a_worker_that_starts_without_postgres_serves_and_recovers(
         assert status(server.port, f"/ad?id={ID}&n=2") == 503
         gate.open()
         wait_until_ready(server)
-        wait_until(lambda: scrape(server.port)("database_connections") == 5, "all connections")
+        wait_until(lambda: scrape(server.port)("database_connections") == 10, "all connections")
         assert status(server.port, f"/ad?id={ID}&n=3") == 200
         assert scrape(server.port)("workers_started_total") == 2
         server.stop()
@@ -159,7 +159,11 @@ def test_the_last_events_go_elsewhere_when_the_data_directory_cannot_take_them(
 ) -> None:
     temporary = {"TMPDIR": str(tmp_path)}
     with Server(*NO_JOURNAL, dsn=gate.dsn, workers=1, environment=temporary) as server:
-        (server.folder / "data").write_text("a file is in the way")
+        data = server.folder / "data"
+        # Behind the last that is written there while all is well.
+        wait_until((data / "catalog" / "snapshot.jsonl").exists, "the catalog's snapshot")
+        data.rename(server.folder / "moved")
+        data.write_text("a file is in the way")
         gate.shut()
         wait_until_away(server)
         assert status(server.port, "/log?n=1") == 204

@@ -13,12 +13,19 @@ sys.path.insert(0, str(SCRIPTS))
 from benchlib import checking, plan, summary, wrk  # noqa: E402
 from benchlib.browsers import HEADERS_PER_REQUEST, header_blocks, write_header_file  # noqa: E402
 from benchlib.chart import Chart  # noqa: E402
-from benchlib.contenders import ALL, BY_NAME, CEILING, OURS, WITHOUT_JOURNAL  # noqa: E402
+from benchlib.contenders import (  # noqa: E402
+    ALL,
+    BY_NAME,
+    CEILING,
+    OURS,
+    WITHOUT_JOURNAL,
+    ZONE,
+)
 from benchlib.database import connection_uri  # noqa: E402
 from benchlib.errors import BenchError  # noqa: E402
 from benchlib.measuring import Measurement  # noqa: E402
 from benchlib.plan import Capability, Case, Workload  # noqa: E402
-from benchlib.probes import Answer, judge_ad  # noqa: E402
+from benchlib.probes import Answer, judge_ad, judge_choice  # noqa: E402
 
 WRK_OUTPUT = """\
 Running 3s test @ http://127.0.0.1:18099/
@@ -117,6 +124,45 @@ def test_answers_of_another_size_under_load_fail() -> None:
 def test_ad_must_be_the_row_that_was_asked_for(answer: Answer, right: bool) -> None:
     wrong = judge_ad("/ad?id=a", answer, {"id": "a", "width": 300})
     assert (wrong is None) is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        (Answer(204, b"", 60), True),
+        (
+            Answer(
+                200,
+                b'{"decision": "1", "zone": "z", "campaign": "c", "creative": "d", "urls": {}}',
+                90,
+            ),
+            True,
+        ),
+        (
+            Answer(
+                200,
+                b'{"decision": "1", "zone": "y", "campaign": "c", "creative": "d", "urls": {}}',
+                90,
+            ),
+            False,
+        ),
+        (Answer(200, b'{"decision": "1", "zone": "z"}', 90), False),
+        (Answer(200, b"<html>", 90), False),
+        (Answer(404, b"{}", 90), False),
+    ],
+)
+def test_choice_must_be_an_ad_for_the_zone_or_none(answer: Answer, right: bool) -> None:
+    wrong = judge_choice("/ad?zone=z&uid=a", answer)
+    assert (wrong is None) is right
+
+
+def test_who_chooses_is_held_against_the_lookups_of_others() -> None:
+    """In the same case, though the requests are others: that is what the requirement says."""
+    figures = {(ZONE, AD_1): 12_000.0, (OURS, AD_1): 30_000.0, ("go", AD_1): 10_000.0}
+    wanted = summary.Requirement(Workload.AD, "go", 1.2, who=ZONE)
+    (verdict,) = summary.verdicts(figures, [100], [wanted])
+    assert verdict.met
+    assert "zone" in str(verdict)
 
 
 # Which measurements, and in which order.

@@ -142,7 +142,7 @@ def test_requests_are_told_apart_by_endpoint_and_status() -> None:
     counters = [0] * CELLS
     counters[Counter.AD_UNKNOWN], counters[Counter.LOG_UNAVAILABLE] = 5, 6
     requests = show(counters)["prefork_ads_requests"]
-    assert len(requests.samples) == 7
+    assert len(requests.samples) == 9
     assert values(requests, "_total", endpoint="ad", status="204") == [5]
     assert values(requests, "_total", endpoint="log", status="503") == [6]
 

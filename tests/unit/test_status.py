@@ -81,7 +81,11 @@ def test_rates_are_those_between_the_looks() -> None:
     assert server.endpoints["log"].per_s == 15
     assert server.endpoints["log"].total == 1030
     assert server.endpoints["log"].p50_s is None, "nothing was observed"
-    assert server.endpoints["ad"].by_status_per_s == {"200": 1.5, "204": 0, "400": 0, "503": 0.5}
+    assert server.endpoints["ad"].by_status_per_s == {
+        "200": 1.5,
+        **dict.fromkeys(("204", "302", "400"), 0),
+        "503": 0.5,
+    }
     assert server.endpoints["ad"].p99_s == pytest.approx(0.0009, rel=0.2)
     assert server.inserts.rows_per_s == 15
     assert [worker.requests_per_s for worker in server.workers] == [5, 12]
@@ -139,6 +143,19 @@ def test_who_starts_or_leaves_may_be_silent(state: State) -> None:
         f"Slot 0 (pid {changing.pid}): no sign of life for 60 s.",
         f"Keeper (pid {it.keeper.pid}): no sign of life for 60 s.",
     ]
+
+
+def test_which_catalog_is_served_is_said() -> None:
+    """Workers that serve different versions, for longer than a moment, are worth a look."""
+    it = Board()
+    first, second = it.workers
+    for seat, version in ((first, 7), (second, 8)):
+        seat.gauges[Gauge.CATALOG_VERSION] = version
+        seat.gauges[Gauge.CAMPAIGNS] = 1200
+        seat.gauges[Gauge.CATALOG_CHECKED_MILLISECONDS] = 400
+    second.gauges[Gauge.CAMPAIGNS_REFUSED] = 2
+    shown = "catalog     version 7, 8  1,200 campaigns  2 not understood  checked 400.0ms ago"
+    assert shown in render(it.figures(), 120)
 
 
 def test_events_in_memory_are_no_bytes_of_a_journal() -> None:

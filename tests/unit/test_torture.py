@@ -3,9 +3,11 @@
 import asyncio
 import hashlib
 import itertools
+import json
 import random
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -14,9 +16,9 @@ import pytest
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from torturelib import report, schedule, verdict  # noqa: E402
+from torturelib import report, schedule, verdict, visitors  # noqa: E402
 from torturelib.clients import AWKWARD, ClientSettings, notes  # noqa: E402
-from torturelib.comparing import Comparison, Sample  # noqa: E402
+from torturelib.comparing import Comparison, Counted, Sample  # noqa: E402
 from torturelib.errors import TortureError  # noqa: E402
 from torturelib.exchange import Answer, Cut, Exchange, Left, WrongAnswer  # noqa: E402
 from torturelib.faults import IN_HAND, NO_LOOKUP, NOT_THERE, NOTHING  # noqa: E402
@@ -27,7 +29,8 @@ from torturelib.verdict import CALM, Window  # noqa: E402
 KINDS = {name: kind.kind() for name, kind in BY_NAME.items()}
 HEADER = Header(run="abc", seed=7, began_s=100.0, began_at="2026-11-22T10:00:00+00:00")
 COSTS = {"kill": IN_HAND, "away": NO_LOOKUP, "reload": NOTHING, "restart": NOT_THERE}
-CLEAN = Comparison(10, 9, 10, 0, 0, 0, 1, 0, 0, 0)
+COUNTED = Counted(5, 7, 5, 0, 0, 0, 0, 0, 0)
+CLEAN = Comparison(10, 9, 10, 0, 0, 0, 1, 0, 0, 0, COUNTED)
 
 
 # What is to happen.
@@ -280,6 +283,37 @@ def test_every_difference_is_a_reproach(figure: str) -> None:
     counts = {name: getattr(CLEAN, name) for name in Comparison.__dataclass_fields__}
     wrong = verdict.judge_tables(Comparison(**{**counts, figure: 1}), [], WINDOWS)
     assert len(wrong) == 1
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        *("uncounted", "made_up", "rollup_requests_off", "rollup_events_off"),
+        *("other_campaign", "over_goal"),
+    ],
+)
+def test_every_difference_of_what_counts_is_a_reproach(figure: str) -> None:
+    found = replace(CLEAN, ads=replace(COUNTED, **{figure: 1}))
+    assert len(verdict.judge_tables(found, [], WINDOWS)) == 1
+
+
+def test_a_visit_tells_of_what_it_was_shown_and_of_nothing_else() -> None:
+    """Each link of the answer, some of them twice, and none without an ad."""
+    link = "http://torture/%s/TOKEN"
+    shown = {
+        "decision": "019a0000-0000-7000-8000-000000000001",
+        "campaign": "plain",
+        "urls": {name: link % name[0] for name in ("impression", "viewable", "click")},
+    }
+    told: Counter[tuple[str, str]] = Counter()
+    for seed in range(200):
+        visit = visitors.Visit(random.Random(seed))
+        assert visit.take(200, json.dumps(shown).encode())
+        told.update(visit.events())
+    assert set(told) == {("impression", "i/TOKEN"), ("viewable", "v/TOKEN"), ("click", "c/TOKEN")}
+    assert told["impression", "i/TOKEN"] > 200 * 0.9
+    assert not visitors.Visit(random.Random(0)).take(204, b"")
+    assert not visitors.Visit(random.Random(0)).take(200, b'{"decision": "7"}')
 
 
 def test_the_lost_are_told_with_the_fault_that_may_have_lost_them() -> None:

@@ -1,0 +1,175 @@
+"""The lines of decisions, and what follows from each: budgets, caps, counters and the token of the ad.
+
+**The line is the decision.** It is in the journal before the answer leaves; its id is the decision's. With
+the catalog of its version and the state that it names it can be made again (`explain --decision`). Of a
+page's places the first line holds the request; the others would only repeat it.
+
+Budgets and caps are told of a place when its line is taken, or just before, whatever comes after it: a line
+that is in the journal counts.
+
+*Measured*: 6 µs a line with its token.
+
+Must not know: how it was decided, what the answer looks like.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from prefork_ads.ads.asking import Asked
+from prefork_ads.ads.budget import Budget
+from prefork_ads.ads.caps import Caps
+from prefork_ads.ads.deciding import Decided
+from prefork_ads.ads.facts import Choice
+from prefork_ads.ads.formats import Placed
+from prefork_ads.ads.masks import bits_of
+from prefork_ads.ads.sender import Sender
+from prefork_ads.ads.tokens import Keyring, Token
+from prefork_ads.events.ad_records import DECISION, Decision, decision_params
+from prefork_ads.events.event import EventClock
+from prefork_ads.events.parameters import Parameters
+from prefork_ads.http.message import Request
+from prefork_ads.metrics import Cells, Counter
+
+# Plain numbers: looking a member up on its enum costs more than counting does.
+_FILLED: Final = int(Counter.DECISIONS_FILLED)
+_HOUSE: Final = int(Counter.DECISIONS_HOUSE)
+_UNFILLED: Final = int(Counter.DECISIONS_UNFILLED)
+_FILTERED: Final = int(Counter.DECISIONS_FILTERED)
+
+AppendLine = Callable[[bytes], bool]
+
+
+class DecisionLog:
+    """Logs the decisions of one worker."""
+
+    __slots__ = ("_append_line", "_budget", "_caps", "_clock", "_counters", "_keyring", "_sender")
+
+    def __init__(
+        self,
+        clock: EventClock,
+        append_line: AppendLine,
+        budget: Budget,
+        caps: Caps,
+        keyring: Keyring,
+        sender: Sender,
+        counters: Cells,
+    ) -> None:
+        self._clock = clock
+        self._append_line = append_line
+        self._budget = budget
+        self._caps = caps
+        self._keyring = keyring
+        self._sender = sender
+        self._counters = counters
+
+    def keep(
+        self, request: Request, parameters: Parameters, asked: Asked, decided: Decided
+    ) -> list[Placed] | None:
+        """A line for each place, and what the answer is made of; None when the log does not take one."""
+        shared = _shared(asked, decided)
+        several = len(decided.places) > 1
+        stamp, append_line, line = decided.stamp, self._append_line, self._sender.line
+        placed: list[Placed] = []
+        after: list[int] = []
+        for place, choice, draw in zip(  # noqa: B905 - strict costs, and they are made together
+            decided.places, decided.choices, decided.draws
+        ):
+            if placed:
+                stamp = self._clock.another()
+                parameters = {}
+            record = shared.copy() if several else shared
+            record["zone"] = place.zone.id
+            record["draw"] = draw
+            if place.sizes:
+                record["sizes"] = place.sizes
+            if after:
+                record["after"] = after.copy()
+            if choice is not None:
+                self._take(choice, record, decided)
+                after.append(choice.campaign.id)
+            params = decision_params(parameters, cast(Decision, record))
+            if not append_line(line(stamp, DECISION, params, request, decided.address)):
+                return None
+            one = Placed(place.zone, choice, stamp[-32:].decode())
+            self._taken(one, asked.uid, decided)
+            placed.append(one)
+        return placed
+
+    def _take(self, choice: Choice, record: dict[str, Any], decided: Decided) -> None:
+        """What the line says of the ad. Its budget is told now, for it knows of which day's lease it is."""
+        campaign = choice.campaign
+        record["campaign"] = campaign.id
+        record["creative"] = choice.creative.id
+        record["tier"] = campaign.tier
+        record["model"] = campaign.price_model
+        if campaign.price_micros:
+            record["price"] = campaign.price_micros
+        if campaign.leased and (day := self._budget.served(campaign, decided.facts.at_s)):
+            record["leased"] = day
+        if campaign.capped and decided.known:
+            record["caps"] = True
+
+    def _taken(self, one: Placed, uid: str, decided: Decided) -> None:
+        """The line is in the journal."""
+        choice, counters = one.choice, self._counters
+        if choice is None:
+            counters[_FILTERED if decided.client.bot else _UNFILLED] += 1
+            return
+        campaign = choice.campaign
+        if campaign.capped and decided.known:
+            self._caps.served(uid, campaign, one.decision, decided.facts.at_s)
+        bot = decided.client.bot
+        counters[_FILTERED if bot else _HOUSE if campaign.tier == "house" else _FILLED] += 1
+        one.token = self._keyring.sign(
+            Token(
+                bytes.fromhex(one.decision),
+                one.zone.id,
+                campaign.id,
+                choice.creative.id,
+                campaign.price_micros,
+                campaign.price_model,
+                decided.where.country,
+                decided.client.device,
+                bytes.fromhex(uid.replace("-", "")) if uid else None,
+                bool(bot),
+            )
+        )
+
+
+def _shared(asked: Asked, decided: Decided) -> dict[str, Any]:
+    """What is the same for all places of a request. What is not known is left out."""
+    facts = decided.facts
+    record: dict[str, Any] = {
+        "version": decided.catalog.version,
+        **decided.where.record,
+        **decided.client.record,
+    }
+    if decided.state:
+        record["state"] = decided.state
+    if facts.languages:
+        # The JSON of a tuple is that of a list.
+        record["languages"] = facts.languages
+    if facts.page:
+        record["page"] = facts.page
+    if asked.uid:
+        record["uid"] = asked.uid.replace("-", "")
+    if len(decided.places) > 1:
+        record["places"] = len(decided.places)
+    if facts.keywords:
+        record["keywords"] = sorted(facts.keywords)
+    if facts.values:
+        record["values"] = sorted(facts.values)
+    if facts.segments:
+        record["segments"] = sorted(facts.segments)
+    if decided.client.bot:
+        record["filtered"] = f"bot: {decided.client.bot}"
+    if decided.capped and decided.known:
+        record["capped"] = _ids(decided)
+    elif asked.uid and not decided.known:
+        record["away"] = True
+    return record
+
+
+def _ids(decided: Decided) -> list[int]:
+    by_bit = decided.catalog.by_bit
+    return [campaign.id for bit in bits_of(decided.capped) if (campaign := by_bit[bit]) is not None]
