@@ -107,6 +107,9 @@ class Gauge(IntEnum):
     CATALOG_CHECKED_MILLISECONDS = auto()
     CAMPAIGNS = auto()
     CAMPAIGNS_REFUSED = auto()
+    LEASES_HELD = auto()
+    LEASED_UNUSED = auto()
+    CAMPAIGNS_WAITING = auto()
 
 
 class Histogram:
@@ -448,6 +451,24 @@ _FAMILIES = (
         "Campaigns that are not served because their targeting is not understood.",
         (_Series(Gauge.CAMPAIGNS_REFUSED),),
         combine=_largest,
+    ),
+    _Family(
+        "prefork_ads_leases_held",
+        "Campaigns with a goal that a worker may serve now.",
+        (_Series(Gauge.LEASES_HELD),),
+        by_slot=True,
+    ),
+    _Family(
+        "prefork_ads_leased_unused",
+        "Ads of campaigns with a goal that a worker was granted and has not served.",
+        (_Series(Gauge.LEASED_UNUSED),),
+        by_slot=True,
+    ),
+    _Family(
+        "prefork_ads_campaigns_waiting",
+        "Campaigns with a goal that a worker may not serve now: it waits until something can be granted.",
+        (_Series(Gauge.CAMPAIGNS_WAITING),),
+        by_slot=True,
     ),
     _Family(
         "prefork_ads_tracked_total",

@@ -23,6 +23,7 @@ from prefork_ads.values import (
     SHARE,
     SIZE,
     TEXT,
+    WEB_ADDRESS,
     Kind,
     one_of,
 )
@@ -356,7 +357,7 @@ ADS = (
     ),
     Option(
         "public_url",
-        TEXT,
+        WEB_ADDRESS,
         None,
         "What the links in ads begin with, such as https://ads.example.org.",
         default_text="the scheme and host that the request was sent to",

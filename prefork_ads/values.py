@@ -24,6 +24,10 @@ _SIZE = re.compile(r"(\d+(?:_\d+)*) ?(?:([kmg])(?:i?b)?|b)?", re.ASCII | re.IGNO
 _DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+) ?(ms|s|m|min|h)?", re.ASCII)
 _SHARE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(%?)", re.ASCII)
 # Four digits: no machine has more cores, and no slip makes a list that fills the memory.
+_WEB_ADDRESS = re.compile(
+    r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?(?:/[a-z0-9._~/-]*)?",
+    re.ASCII | re.IGNORECASE,
+)
 _CORES = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?", re.ASCII)
 
 # Nothing that is counted here comes near this, and Python's limit on digits is no error to show.
@@ -101,6 +105,14 @@ def parse_text(text: str) -> str:
     return text.strip()
 
 
+def parse_web_address(text: str) -> str:
+    """Scheme, host, perhaps a port and a path; what links can begin with."""
+    text = text.strip()
+    if _WEB_ADDRESS.fullmatch(text) is None:
+        raise ValueError(text)
+    return text
+
+
 def parse_networks(text: str) -> tuple[str, ...]:
     """Comma-separated addresses and CIDR networks; 10.0.0.1/8 is refused, it means two things."""
     return tuple(
@@ -146,6 +158,7 @@ def one_of(*choices: str) -> Kind:
 
 
 TEXT = Kind("TEXT", "a name", parse_text)
+WEB_ADDRESS = Kind("URL", "an address of the web (https://ads.example.org)", parse_web_address)
 COUNT = Kind("N", "a whole number (10000, 10_000 or 10k)", parse_count, toml_types=(str, int))
 SIZE = Kind("SIZE", "a size (65536, 64K or 4MiB)", parse_size, show_size, toml_types=(str, int))
 DURATION = Kind(

@@ -4,15 +4,16 @@ What requests have in common is remembered whole, for as many different ones as 
 a place, a browser with its languages, a page with the words that are said of it, and the segments of a user
 who looks around.
 
-`rules` gives the masks one by one and by name, `passing` all of them in one; they are the same masks, so what
-`rules` tells of a decision is what made it.
+`rules` gives the masks one by one and by name, `masks` those that a decision needs, `passing` all of them in
+one; they are the same masks, so what `rules` tells of a decision is what made it.
 
 Must not know: zones, budgets, how campaigns are stored.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
+from operator import and_
 from typing import TypeVar
 
 from prefork_ads.ads.dimensions import Clauses, SideMasks, TermMasks
@@ -194,18 +195,22 @@ class Audience:
         yield "values", self.values.passing(facts.values)
         yield "segments", self.segments.passing(facts.segments)
 
-    def passing(self, facts: Facts) -> int:
-        """Those that pass all rules."""
+    def masks(self, facts: Facts) -> tuple[int, int, int, int, int]:
+        """Who is in all of them passes all rules."""
         at_s = facts.at_s
         if not self._since <= at_s < self._until:
             self._look(at_s)
-        mask = (
-            self._running
-            & self._place(facts.country, facts.region, facts.city)
-            & self._agent(facts.device, facts.os, facts.browser, facts.languages)
-            & self._page(facts.page, facts.keywords, facts.values)
+        return (
+            self._running,
+            self._place(facts.country, facts.region, facts.city),
+            self._agent(facts.device, facts.os, facts.browser, facts.languages),
+            self._page(facts.page, facts.keywords, facts.values),
+            self._segments(facts.segments) if self._segments_used else self._running,
         )
-        return mask & self._segments(facts.segments) if self._segments_used else mask
+
+    def passing(self, facts: Facts) -> int:
+        """Those that pass all rules."""
+        return reduce(and_, self.masks(facts))
 
 
 def _patterns(wish: Wish) -> tuple[str, ...]:

@@ -21,40 +21,41 @@ says why all workers together never exceed a goal. This side of it:
   for until every line from before is there.
 - A state line of what changed is written before the decision that sees it (`states`).
 
-*Measured*: `before` and `served` together 1.1 µs for each decision.
-
-Each call is about the leases that were used since the last one, and some of the others in turn, so ten
-thousand campaigns with goals do not keep the loop from serving.
+Which leases a call is about, and how many in a second, is `turns`' affair: ten thousand campaigns with goals
+do not keep the loop from serving.
 
 Must not know: connections, SQL, how a choice is made.
 """
 
 import itertools
+import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from prefork_ads.ads.catalog import Campaign, Catalog
-from prefork_ads.ads.lease import DAY_END_S, Lease
+from prefork_ads.ads.lease import DAY_END_S, LOOK_IDLE_S, Lease
 from prefork_ads.ads.pacing import NEUTRAL, UNIFORM, Curve, DayCurve, Goal, Pace, plan_day
 from prefork_ads.ads.records import time_zone
 from prefork_ads.ads.standing import Standing
 from prefork_ads.ads.states import KEEP_ALIVE_S, StateLines
+from prefork_ads.ads.turns import MOST, Turns
 from prefork_ads.events.event import EventClock
 
 EVERY_S: Final = 1.0
 # A lease runs dry between two calls: the next one may come so soon.
 SOON_S: Final = 0.1
-# After midnight, until PostgreSQL says that it is another day.
-ASK_DAY_AGAIN_S: Final = 0.5
 GOOD_FOR_S: Final = 1800.0
-# Leases in one call, and those that are looked at in turn for it.
-MOST: Final = 500
-IN_TURN: Final = 1000
+# In a call that gives back, when no decision follows.
+MOST_AT_THE_END: Final = 1000
 # What is left of a roadblock's lease is written into state lines below this.
 FEW_LEFT: Final = 20
 
+# Curves of days that are shared: by sites, time zone and day.
+MOST_CURVES: Final = 1000
+
 _LONG_AGO: Final = float("-inf")
+_FOR_EVER: Final = float("inf")
 Row = tuple[Any, ...]
 Key = tuple[int, str]
 
@@ -97,21 +98,24 @@ class Budget:
         self._monotonic = monotonic
         self._standing: Standing | None = None
         self._leases: dict[int, Lease] = {}
-        # Those to ask about before others; and where the round of all others is.
-        self._urgent: dict[int, Lease] = {}
-        self._round: list[int] = []
+        self._turns = Turns()
+        # Campaigns whose lease nobody has asked for.
+        self._new: dict[int, Campaign] = {}
+        self._curves: dict[tuple[Curve, str, float, float], DayCurve] = {}
         # Of other days, or of campaigns without a goal: what was served, until PostgreSQL knows.
         self._over: dict[Key, int] = {}
         # The call under way.
         self._turn = 0
         self._asked: dict[Key, int] | None = None
         self._asked_at_s = self._renewed_at_s = monotonic()
-        self._dry = False
+        self._stopped = False
         self._since_s: float | None = None
         self._waits_since_s: float | None = None
         self._leaving = False
-        # When the first of the leases ends, or begins, by the clock on the wall.
-        self._turns_at_s = float("inf")
+        # The days that leases are for, when they begin and end; and when the first of them does, by the clock
+        # on the wall.
+        self._days: dict[tuple[float, float], set[int]] = {}
+        self._turns_at_s = _FOR_EVER
 
     # -- decisions ---------------------------------------------------------------------------------
 
@@ -130,13 +134,15 @@ class Budget:
             return ""
         now_s = self._monotonic()
         lease.serve(now_s)
-        self._urgent[campaign.id] = lease
-        if lease.left <= 0:
-            self._dry = True
+        if lease.left > 0:
+            self._turns.used[campaign.id] = lease
+        else:
+            self._turns.dry[campaign.id] = lease
             self._say(lease, at_s)
-            if now_s - self._asked_at_s >= SOON_S:
+            if now_s - self._asked_at_s >= SOON_S and self._turns.may_hurry(now_s):
                 self.hurry()
-        elif campaign.roadblock:
+            return lease.day
+        if campaign.roadblock:
             self._say(lease, at_s)
         return lease.day
 
@@ -145,46 +151,69 @@ class Budget:
         now_s, at_s = self._monotonic(), self._now()
         if at_s >= self._turns_at_s:
             self._turn_days(at_s)
-        if now_s - self._renewed_at_s > GOOD_FOR_S:
-            self._use_no_more(at_s)
+        if now_s - self._renewed_at_s > GOOD_FOR_S and not self._stopped:
+            self._use_no_more()
         if self._turn and now_s - self._states.written_at_s >= KEEP_ALIVE_S:
             self._states.write(now_s)
             self.keep()
-        if self._dry and self._asked is None and now_s - self._asked_at_s >= SOON_S:
+        could_ask = self._asked is None and now_s - self._asked_at_s >= SOON_S
+        if could_ask and (self._new or self._turns.are_waiting(now_s)):
             self.hurry()
+
+    @property
+    def figures(self) -> tuple[int, int, int]:
+        """Leases with something left, how much that is, and campaigns that wait for some."""
+        held = unused = waiting = 0
+        now_s = self._monotonic()
+        for lease in self._leases.values():
+            if (left := lease.left) > 0:
+                held += 1
+                unused += left
+            elif lease.due_s < _FOR_EVER and now_s >= lease.rests_until_s:
+                waiting += 1
+        return held, unused, waiting + len(self._new)
 
     # -- the catalog -------------------------------------------------------------------------------
 
     def changed(self, catalog: Catalog, standing: Standing) -> None:
-        """Subscribed to `Current`: another catalog is about to be served."""
+        """Subscribed to `Current`: another catalog is about to be served.
+
+        Its standing has taken over what was said of campaigns that stayed. *Measured*, of 10,000 campaigns
+        with 3,000 goals: 3 ms for the first catalog.
+        """
         self._standing = standing
         at_s = self._now()
-        for number in list(self._leases):
+        leased = {c.id: c for c in catalog.campaigns.values() if c.leased}
+        for number in self._leases.keys() - leased.keys():
+            self._drop(number)
             campaign = catalog.campaigns.get(number)
-            if campaign is None or not campaign.leased:
-                self._drop(number)
-                if campaign is not None and campaign.bit >= 0:
-                    standing.reopen(campaign.bit)
-        for campaign in catalog.campaigns.values():
-            if not campaign.leased:
-                continue
-            lease = self._leases.get(campaign.id)
+            if campaign is not None and campaign.bit >= 0:
+                standing.reopen(campaign.bit)
+        for number in self._new.keys() - leased.keys():
+            del self._new[number]
+            self._states.forget(number)
+        leases, new = self._leases, {}
+        for number, campaign in leased.items():
+            lease = leases.get(number)
             if lease is None:
                 if campaign.bit >= 0:
-                    lease = self._leases[campaign.id] = Lease(campaign)
-                    self._urgent[campaign.id] = lease
-                    self._say(lease, at_s)
+                    new[number] = campaign
             elif lease.campaign is not campaign:
                 # Its goal may be another: look at once.
+                had_bit = lease.campaign.bit >= 0
                 lease.changed(campaign)
-                self._urgent[campaign.id] = lease
-                self._say(lease, at_s, anew=True)
+                self._turns.first[number] = lease
+                if not had_bit:
+                    self._say(lease, at_s, anew=True)
+        self._states.say_closed(new.keys() - self._new.keys())
+        self._new = new
+        if new:
+            self.hurry()
 
     def leave(self) -> None:
         """No decision follows. The next calls give everything back."""
         self._leaving = True
-        self._use_no_more(self._now())
-        self._urgent.update(self._leases)
+        self._use_no_more()
         self.hurry()
 
     @property
@@ -196,7 +225,7 @@ class Budget:
 
     def ask(self) -> tuple[str, Mapping[str, Any]] | None:
         now_s, at_s = self._monotonic(), self._now()
-        if not self._leases and not self._over:
+        if not self._leases and not self._over and not self._new:
             return None
         if not self._states.last:
             if not self._states.write(now_s):
@@ -206,9 +235,11 @@ class Budget:
         unshipped_s = self._unshipped_s()
         if self._waits_since_s is not None and unshipped_s < now_s - self._waits_since_s:
             self._waits_since_s = None
-        asked: dict[Key, int] = dict(itertools.islice(self._over.items(), MOST // 2))
+            self._turns.first.update(self._leases)
+        asked: dict[Key, int] = dict(itertools.islice(self._over.items(), MOST))
         ceilings: list[int | None] = [None] * len(asked)
-        for lease, want in self._wanted(now_s, MOST - len(asked)):
+        self._make_leases()
+        for lease, want in self._wanted(now_s):
             asked[lease.campaign.id, lease.day] = want
             ceilings.append(lease.pace.ceiling(at_s) if lease.pace is not None else None)
             lease.asks(want)
@@ -216,7 +247,6 @@ class Budget:
         self._turn += 1
         self._asked = asked
         self._asked_at_s = now_s
-        self._dry = False
         return "lease_take", {
             "holder": self._holder,
             "turn": self._turn,
@@ -234,51 +264,57 @@ class Budget:
         asked, self._asked = self._asked or {}, None
         now_s, at_s = self._monotonic(), self._now()
         self._renewed_at_s = self._asked_at_s
+        self._stopped = False
         if rows:
             self._registered(rows[0][11], now_s)
         for key, served in asked.items():
             if self._over.get(key) == served:
                 del self._over[key]
-            if (lease := self._leases.get(key[0])) is not None:
-                # Also where no row comes: PostgreSQL may not know this goal (yet, or any more).
-                lease.known_s = now_s
-        fresh = False
+        told = set()
         for row in rows:
             if (lease := self._leases.get(row[0])) is not None:
-                fresh |= self._take(lease, row, now_s, at_s)
-        if fresh and not self._leaving:
+                told.add(row[0])
+                self._take(lease, row, now_s, at_s)
+        for number, _ in asked:
+            if number not in told and (lease := self._leases.get(number)) is not None:
+                # PostgreSQL does not know this goal (yet, or any more).
+                lease.known_s = now_s
+                self._turns.at(lease, now_s + LOOK_IDLE_S)
+        if self._new or self._turns.first:
             self.hurry()
 
     def failed(self) -> None:
         """What was given back may be gone, what was asked for may be ours: the next answer says so."""
+        now_s = self._monotonic()
         for number, _ in self._asked or ():
             if (lease := self._leases.get(number)) is not None:
-                self._urgent[number] = lease
+                # Not all of them together again: one of them may be the reason.
+                self._turns.at(lease, now_s + random.uniform(0.5, 1.0))  # noqa: S311
         self._asked = None
 
-    def _wanted(self, now_s: float, most: int) -> list[tuple[Lease, int]]:
-        """The leases to ask about, the most urgent first, with what they should be."""
-        if not self._round:
-            self._round = list(self._leases)
-        turn, self._round = self._round[:IN_TURN], self._round[IN_TURN:]
-        looked_at = self._urgent
-        self._urgent = {}
-        for number in turn:
-            if (lease := self._leases.get(number)) is not None:
-                looked_at[number] = lease
-        due = []
-        for lease in looked_at.values():
-            stops = self._leaving or self._waits_since_s is not None or lease.campaign.bit < 0
-            want = lease.served if stops or not lease.day else lease.wanted(now_s)
-            if lease.is_due(want, now_s):
-                due.append((lease, want))
-        if len(due) > most:
-            due.sort(key=lambda pair: pair[0].left > 0)
-            self._urgent.update((lease.campaign.id, lease) for lease, _ in due[most:])
-        return due[:most]
+    def _make_leases(self) -> None:
+        for number in list(itertools.islice(self._new, MOST)):
+            lease = self._leases[number] = Lease(self._new.pop(number))
+            self._turns.first[number] = lease
 
-    def _take(self, lease: Lease, row: Row, now_s: float, at_s: float) -> bool:
-        """One row of the answer. True: only now it is known what to ask for."""
+    def _wanted(self, now_s: float) -> Iterable[tuple[Lease, int]]:
+        """The leases to ask about, with what they should be."""
+        if self._leaving:
+            held = [one for one in self._leases.values() if one.granted > one.served]
+            return [(lease, lease.served) for lease in held[:MOST_AT_THE_END]]
+        stops = self._waits_since_s is not None
+        return self._turns.next(
+            self._leases,
+            lambda lease: (
+                lease.served
+                if stops or not lease.day or lease.campaign.bit < 0
+                else lease.wanted(now_s)
+            ),
+            now_s,
+        )
+
+    def _take(self, lease: Lease, row: Row, now_s: float, at_s: float) -> None:
+        """One row of the answer."""
         number, date, granted, begins_s, ends_s, had, had_today, committed, today = row[:9]
         campaign, day = lease.campaign, str(date)
         fresh = lease.day != day
@@ -286,15 +322,17 @@ class Budget:
             self._end(lease)
             served = self._over.pop((number, day), 0)
             lease.start_day(day, begins_s, ends_s, served, now_s)
-            self._urgent[number] = lease
+            # Only now it is known what to ask for.
+            self._turns.first[number] = lease
+            self._days.setdefault((begins_s, ends_s), set()).add(number)
+            self._turns_at_s = min(self._turns_at_s, _next_turn(begins_s, ends_s, at_s))
         reached = (campaign.goal_total is not None and had >= campaign.goal_total) or (
             campaign.goal_daily is not None and had_today >= campaign.goal_daily
         )
         lease.answered(granted, row[9], row[10], reached=reached, now_s=now_s)
         self._pace(lease, committed - today, today, at_s)
         self._say(lease, at_s)
-        self._turns_at_s = min(self._turns_at_s, _next_turn(lease, at_s))
-        return fresh
+        self._turns.at(lease, lease.next_s(committed if lease.pace is None else today, now_s, at_s))
 
     def _pace(self, lease: Lease, before: int, today: int, at_s: float) -> None:
         campaign = lease.campaign
@@ -302,8 +340,7 @@ class Budget:
             lease.pace, lease.need = None, NEUTRAL
             return
         if lease.pace is None:
-            zone = time_zone(campaign.time_zone)
-            curve = DayCurve(self._curve(campaign), zone, lease.begins_s, lease.ends_s)
+            curve = self._day_curve(campaign, lease.begins_s, lease.ends_s)
             goal = Goal(
                 campaign.goal_total, campaign.goal_daily, campaign.starts_s, campaign.ends_s
             )
@@ -311,13 +348,25 @@ class Budget:
         lease.pace.saw(today, at_s)
         lease.need = lease.pace.need(today, at_s)
 
+    def _day_curve(self, campaign: Campaign, begins_s: float, ends_s: float) -> DayCurve:
+        shape = self._curve(campaign)
+        key = shape, campaign.time_zone, begins_s, ends_s
+        curve = self._curves.get(key)
+        if curve is None:
+            if len(self._curves) >= MOST_CURVES:
+                self._curves.clear()
+            curve = DayCurve(shape, time_zone(campaign.time_zone), begins_s, ends_s)
+            self._curves[key] = curve
+        return curve
+
     def _registered(self, since_s: float, now_s: float) -> None:
         """PostgreSQL knows us since then. If not for the first time, what we held was given to others."""
         if self._since_s not in (None, since_s):
             self._over.clear()
             for lease in self._leases.values():
                 lease.start_anew(now_s)
-                self._say(lease, self._now())
+            self._close(self._leases)
+            self._turns.first.update(self._leases)
             self._waits_since_s = now_s
         self._since_s = since_s
 
@@ -327,31 +376,50 @@ class Budget:
         """Nothing more is served of this day; PostgreSQL is told."""
         if lease.day and lease.granted:
             self._over[lease.campaign.id, lease.day] = lease.served
+        if numbers := self._days.get((lease.begins_s, lease.ends_s)):
+            numbers.discard(lease.campaign.id)
 
     def _drop(self, number: int) -> None:
         """It has no goal any more."""
         self._end(self._leases.pop(number))
-        self._urgent.pop(number, None)
+        self._turns.forget(number)
         self._states.forget(number)
 
-    def _use_no_more(self, at_s: float) -> None:
+    def _use_no_more(self) -> None:
         for lease in self._leases.values():
             lease.usable = lease.served
-            self._say(lease, at_s)
+        self._close(self._leases)
+        self._turns.first.update(self._leases)
+        self._stopped = True
 
     def _turn_days(self, at_s: float) -> None:
-        """A lease's day is over, or has begun."""
-        turns = [float("inf")]
-        for number, lease in self._leases.items():
-            self._say(lease, at_s)
-            turns.append(_next_turn(lease, at_s))
-            if lease.day and at_s >= lease.ends_s:
-                lease.known_s = _LONG_AGO
-                self._urgent[number] = lease
-                self._dry = True
+        """A day is over, or has begun: so have the leases for it."""
+        turns = [_FOR_EVER]
+        for (begins_s, ends_s), numbers in list(self._days.items()):
+            turns.append(_next_turn(begins_s, ends_s, at_s))
+            if at_s < begins_s:
+                continue
+            if at_s < ends_s - DAY_END_S:
+                if begins_s >= self._turns_at_s:
+                    for number in numbers:
+                        self._say(self._leases[number], at_s)
+                continue
+            self._close(numbers)
+            if at_s >= ends_s:
+                for number in numbers:
+                    self._turns.first[number] = self._leases[number]
+                del self._days[begins_s, ends_s]
         self._turns_at_s = min(turns)
-        if self._dry and self._asked is None:
+        if self._turns.first and self._asked is None:
             self.hurry()
+
+    def _close(self, numbers: Iterable[int]) -> None:
+        """Many at once. *Measured*, 3,000, as at a midnight: 3 ms."""
+        are_open = [number for number in numbers if self._states.is_open(number)]
+        self._states.say_closed(are_open)
+        if self._standing is not None:
+            bits = [self._leases[number].campaign.bit for number in are_open]
+            self._standing.close_many([bit for bit in bits if bit >= 0])
 
     # -- the standing ------------------------------------------------------------------------------
 
@@ -370,9 +438,7 @@ class Budget:
             standing.set_left(campaign.bit, left)
 
 
-def _next_turn(lease: Lease, at_s: float) -> float:
-    """When the lease's day begins or ends, by the clock on the wall."""
-    if not lease.day:
-        return float("inf")
-    moments = (lease.begins_s, lease.ends_s - DAY_END_S, lease.ends_s)
-    return next((moment for moment in moments if at_s < moment), at_s + ASK_DAY_AGAIN_S)
+def _next_turn(begins_s: float, ends_s: float, at_s: float) -> float:
+    """When a day begins or ends, by the clock on the wall."""
+    moments = (begins_s, ends_s - DAY_END_S, ends_s)
+    return next((moment for moment in moments if at_s < moment), _FOR_EVER)

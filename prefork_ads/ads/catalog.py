@@ -13,6 +13,9 @@ must find the same campaign when it is made again from the rows of that version.
 greatest id, and one that is paused keeps its seat, so a patch moves nobody. In the rare case that somebody
 would have to move (to another tier, or back from the archive), all of it is compiled.
 
+*Measured* by `scripts/decisions` with 10,000 campaigns on a busy machine: compiled in 1.1 s, patched in
+3.5 ms (2.2 ms between pauses), 29 MB.
+
 Must not know: SQL, where rows come from, the time.
 """
 
@@ -81,6 +84,8 @@ class Catalog:
         self.version = 0
         self.zones: dict[str, Zone] = {}
         self.zones_by_id: dict[int, Zone] = {}
+        self.advertisers: dict[str, int] = {}
+        """Ids of all of them by key, archived ones too: their orders still come."""
         self.campaigns: dict[int, Campaign] = {}
         """All but the archived ones, whether they can be served or not."""
         self.creatives: dict[int, Creative] = {}
@@ -143,6 +148,7 @@ class Catalog:
         draft = Catalog()
         draft.version = version
         draft.zones, draft.zones_by_id = self.zones, self.zones_by_id
+        draft.advertisers = self.advertisers
         draft.campaigns, draft.creatives = self.campaigns.copy(), self.creatives.copy()
         draft.by_bit, draft.entries = self.by_bit.copy(), self.entries.copy()
         draft.refused = self.refused.copy()
@@ -169,6 +175,7 @@ class Catalog:
             by_relation.setdefault(relation, set()).add(changed_id)
         affected = by_relation.get("campaign", set())
         if advertisers := by_relation.get("advertiser"):
+            self._take_advertisers(rows)
             found = (
                 id for id, row in rows["campaign"].items() if row["advertiser_id"] in advertisers
             )
@@ -202,6 +209,10 @@ class Catalog:
             self._creatives_of[creative.campaign_id] = (*others, creative)
         return owners
 
+    def segment_keys(self) -> dict[int, str]:
+        """By id, for people."""
+        return {one: key for key, one in self._segments.items()}
+
     def _naming(self, segments: Set[str], sites: Set[str]) -> set[int]:
         """Those that these keys may mean something else to now; whom we refused may be among them."""
         if not segments and not sites:
@@ -213,6 +224,11 @@ class Catalog:
             if not sites.isdisjoint(named) or not segments.isdisjoint(entry.wish.segment_keys):
                 found.add(campaign_id)
         return found
+
+    def _take_advertisers(self, rows: Rows) -> None:
+        self.advertisers = {
+            row["key"]: one for one, row in rows.get("advertiser", _NOTHING).items()
+        }
 
     def _take_keys(self, rows: Rows) -> None:
         self._segments = {row["key"]: one for one, row in rows.get("segment", _NOTHING).items()}
@@ -356,6 +372,7 @@ def compile_catalog(rows: Rows, version: int) -> Pausing:
     """The catalog of all these rows."""
     draft = Catalog()
     draft.version = version
+    draft._take_advertisers(rows)
     draft._take_keys(rows)
     draft._take_zones(rows)
     for number, (creative_id, row) in enumerate(rows.get("creative", _NOTHING).items()):

@@ -16,9 +16,11 @@ Must not know: transports, SQL, how conversions are attributed.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final
+
+import orjson
 
 from prefork_ads.ads.asking import UUID, without
 from prefork_ads.ads.catalog import Catalog
@@ -46,6 +48,9 @@ OF_FILTERED: Final = "decision"
 _MONEY: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _MICROS: Final = 6
+_WHOLE: Final = re.compile(r"-?[0-9]+")
+# A number with more of them is no amount.
+_MOST_DIGITS: Final = 40
 
 
 class Refused(Exception):
@@ -60,8 +65,6 @@ class Conversions:
     """The handler of `/conv`."""
 
     __slots__ = (
-        "_advertisers",
-        "_advertisers_of",
         "_answers",
         "_append_line",
         "_clock",
@@ -91,8 +94,6 @@ class Conversions:
         self._counters = counters
         self._pixel = Pixel(answers)
         # Of the catalog that they were read from.
-        self._advertisers: Mapping[str, int] = {}
-        self._advertisers_of: Catalog | None = None
 
     def routes(self) -> Routes:
         return {b"/conv": {b"GET": self.conversion, b"POST": self.conversion}}
@@ -130,7 +131,7 @@ class Conversions:
         key = parameters.get("advertiser")
         if not isinstance(key, str) or not key:
             raise Refused(400, "Say whose it is: advertiser= and one key of the catalog.")
-        advertiser = self._ids(catalog).get(key)
+        advertiser = catalog.advertisers.get(key)
         if advertiser is None:
             raise Refused(404, "There is no advertiser with this key.")
         conversion: Conversion = {"advertiser": advertiser, "order": _order(parameters)}
@@ -164,15 +165,6 @@ class Conversions:
             raise Refused(403, "This click was on an ad of another advertiser.")
         return token
 
-    def _ids(self, catalog: Catalog) -> Mapping[str, int]:
-        if self._advertisers_of is not catalog:
-            self._advertisers = {
-                campaign.advertiser_key: campaign.advertiser_id
-                for campaign in catalog.campaigns.values()
-            }
-            self._advertisers_of = catalog
-        return self._advertisers
-
 
 _REASONS: Final = {
     400: Counter.TRACKING_MALFORMED,
@@ -200,7 +192,7 @@ def _parameters(request: Request) -> Parameters:
 
 
 def _order(parameters: Parameters) -> str:
-    order = parameters.get("order")
+    order = _unwrapped(parameters.get("order"))
     if isinstance(order, int) and not isinstance(order, bool):
         order = str(order)
     if not isinstance(order, str) or not order.strip():
@@ -215,6 +207,9 @@ def _order(parameters: Parameters) -> str:
 
 def _micros(value: Any) -> int:
     """Exactly, or refused."""
+    if isinstance(value, orjson.Fragment):
+        digits = _written(value)
+        value = format(Decimal(digits), "f") if len(digits) <= _MOST_DIGITS else digits
     if value is None or value == "":
         return 0
     # A number of JSON is a double with the fewest digits that mean it, which are those that were written.
@@ -224,6 +219,17 @@ def _micros(value: Any) -> int:
             400, "A value is an amount such as 12.34: below a billion, with at most six decimals."
         )
     return int(Decimal(text).scaleb(_MICROS))
+
+
+def _unwrapped(value: Any) -> Any:
+    """A whole number of a body in which some number (or what looks like one) has many digits."""
+    if isinstance(value, orjson.Fragment) and _WHOLE.fullmatch(text := _written(value)):
+        return text
+    return value
+
+
+def _written(number: orjson.Fragment) -> str:
+    return orjson.dumps(number).decode()
 
 
 def _uid(value: Any) -> str:

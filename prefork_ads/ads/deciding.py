@@ -33,7 +33,9 @@ from prefork_ads.ads.standing import Standing
 from prefork_ads.events.event import EventClock
 from prefork_ads.http.message import Request
 
-# Places that were asked for, by zone and sizes. Sizes are the clients' words.
+# Formats of an answer that cannot show a creative of every format, and what they can show.
+_SHOWABLE: Final = {"image": ("image",)}
+# Places that were asked for, by zone, sizes and formats. Sizes are the clients' words.
 _MAX_PLACES_REMEMBERED: Final = 4096
 # Campaigns that are told of for each place.
 _MOST_TOLD: Final = 1000
@@ -87,7 +89,7 @@ class Deciding:
         # No secret: a draw decides between ads, and is logged. Each process has a seed of its own.
         self._draw = random.Random(secrets.randbits(128)).getrandbits  # noqa: S311
         # Of one catalog.
-        self._places: dict[tuple[str, tuple[str, ...]], Place] = {}
+        self._places: dict[tuple[str, tuple[str, ...], str], Place] = {}
         self._places_of: Catalog | None = None
 
     def decide(
@@ -140,18 +142,21 @@ class Deciding:
     def _places_for(self, catalog: Catalog, asked: Asked) -> list[Place] | None:
         if catalog is not self._places_of:
             self._places, self._places_of = {}, catalog
-        known = self._places
+        known, form = self._places, asked.format
         places: list[Place] = []
         for key, sizes, count in asked.places:
-            place = known.get((key, sizes))
+            place = known.get((key, sizes, form))
             if place is None:
                 zone = catalog.zones.get(key)
                 if zone is None:
                     return None
                 if len(known) >= _MAX_PLACES_REMEMBERED:
                     known.clear()
-                place = known[key, sizes] = Place(zone, sizes)
-            places += [place] * count
+                place = known[key, sizes, form] = Place(zone, sizes, _SHOWABLE.get(form, ()))
+            if count == 1:
+                places.append(place)
+            else:
+                places += [place] * count
         return places
 
 

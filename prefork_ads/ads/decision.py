@@ -4,6 +4,10 @@ Whoever may be chosen is one mask, the AND of a few (see `audience`, `inventory`
 that has anybody in it wins, one of its campaigns is drawn by weight times need with exact shares, and one of
 that campaign's creatives by weight, from what is left of the same draw (see `choice`).
 
+A single place, which is the usual case, is decided tier by tier. The best tiers have the lowest bits and are
+the smallest, and AND with a short number reads and writes no more than its length: a sponsorship among
+10,000 campaigns costs what it costs among its few hundred peers.
+
 On a page with several places
 - no campaign stands twice, and no advertiser that does not allow it;
 - a roadblock takes all places or none. At the first place it competes for the whole page, if it fits
@@ -13,6 +17,11 @@ On a page with several places
 Nothing here is random, asks for the time or waits: the same catalog, standing, facts and draws make the
 same choices again.
 
+*Measured* by `scripts/decisions` (seed 1, two cores of 2.5 GHz that others used too): 6.5 µs with 100 or
+1,000 campaigns, 8.7 µs with 10,000; with three places 17, 19 and 33 µs. With 10,000 most requests find a
+sponsorship. Where the best tier that has anybody is a lower one it takes longer: 12 µs guaranteed, 23 µs
+standard or house, of which the draw among long masks is the greater part where many are in it.
+
 Must not know: requests, what a budget is made of, events.
 """
 
@@ -21,6 +30,7 @@ from collections.abc import Iterator, Sequence
 from prefork_ads.ads.catalog import Campaign, Catalog
 from prefork_ads.ads.choice import draw_bit, draw_index
 from prefork_ads.ads.facts import Choice, Facts, Place
+from prefork_ads.ads.inventory import Fit
 from prefork_ads.ads.masks import bits_of
 from prefork_ads.ads.standing import Standing
 
@@ -41,14 +51,24 @@ def decide(
     `draws`: one for each place. `capped`: the campaigns of which the user may see no more. `after`: those
     that stand on the page already. `paying`: False for who is no person; house ads are for everybody.
     """
+    if len(places) == 1 and not after:
+        # The usual case, which `fill_page` would decide the same.
+        fit = catalog.inventory.fit(places[0])
+        masks = catalog.audience.masks(facts)
+        for rank in fit.ranks if paying else fit.ranks[-1:]:
+            among = rank & standing.open
+            for mask in masks:
+                among &= mask
+            if capped:
+                among ^= among & capped
+            if among:
+                return [_draw(catalog, standing, fit, among, draws[0])]
+        return [None]
     mask = catalog.audience.passing(facts) & standing.open
     if capped:
         mask ^= mask & capped
     if not paying:
         mask &= catalog.inventory.tiers["house"]
-    if len(places) == 1 and not after:
-        # The usual case, which `fill_page` would decide the same.
-        return [choose(catalog, standing, places[0], mask, draws[0])]
     return [choice for _, choice in fill_page(catalog, standing, places, draws, mask, after)]
 
 
@@ -89,10 +109,13 @@ def choose(
     catalog: Catalog, standing: Standing, place: Place, mask: int, draw: int
 ) -> Choice | None:
     """One of a mask for a place."""
-    fit = catalog.inventory.fit(place.zone.id, place.sizes)
+    fit = catalog.inventory.fit(place)
     among = best_tier(catalog, mask & fit.mask)
-    if not among:
-        return None
+    return _draw(catalog, standing, fit, among, draw) if among else None
+
+
+def _draw(catalog: Catalog, standing: Standing, fit: Fit, among: int, draw: int) -> Choice:
+    """One of these, of whom all fit and there is one at least."""
     bit, rest = draw_bit(standing.digits, among, draw)
     campaign = catalog.by_bit[bit]
     assert campaign is not None, "a bit of a mask has a campaign"
@@ -120,7 +143,7 @@ def unfit_roadblocks(
     roadblocks = mask & catalog.roadblock_mask
     fit = roadblocks
     for place in places if roadblocks else ():
-        fit &= catalog.inventory.fit(place.zone.id, place.sizes).mask
+        fit &= catalog.inventory.fit(place).mask
     for bit in bits_of(fit):
         if standing.left(bit) < len(places):
             fit ^= 1 << bit

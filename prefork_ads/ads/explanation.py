@@ -13,7 +13,7 @@ nothing that it can be told.
     flight, hours, geo, device, os, browser, language, page, keywords, values, segments
                  it is not for this moment, or not for this sender
     budget       it has no lease, or has used it up; pacing says that it has had enough for now
-    caps         the user has seen enough of it
+    caps         it has caps, and the user has seen enough of it or is not known
     bot          the sender is no person, so only house ads are shown
     neighbours   the page has it already, or its advertiser; or it is a roadblock that cannot have all
     tier         a better tier has somebody
@@ -117,7 +117,7 @@ def explain_page(
     explanations = []
     admitted = fill_page(catalog, standing, places, draws, mask, after)
     for place, (admitting, choice) in zip(places, admitted, strict=True):
-        rules = [*catalog.inventory.rules(place.zone, place.sizes), *sender]
+        rules = [*catalog.inventory.rules(place), *sender]
         rules.append(("neighbours", admitting))
         verdicts = _verdicts(catalog, standing, facts, rules)
         explanations.append(Explanation(place, choice, verdicts))
@@ -130,11 +130,13 @@ def _verdicts(
     """Of all campaigns; those that came farthest first."""
     verdicts: list[Verdict] = []
     rest = catalog.everyone
+    segments = catalog.segment_keys()
     for rule, passing in rules:
         passed = rest & passing
         for bit in bits_of(rest ^ passed):
             campaign = _campaign(catalog, bit)
-            reason = reason_of(rule, catalog.entries[campaign.id].wish, facts, standing.shut(bit))
+            wish = catalog.entries[campaign.id].wish
+            reason = reason_of(rule, wish, facts, standing.shut(bit), segments)
             verdicts.append(Verdict(campaign, rule, reason))
         rest = passed
     among = best_tier(catalog, rest)

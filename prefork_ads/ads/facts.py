@@ -58,6 +58,8 @@ class Place:
     zone: "Zone"
     sizes: tuple[str, ...] = ()
     """Only these of the zone's sizes; empty: all of them."""
+    formats: tuple[str, ...] = ()
+    """Only these of the zone's formats, for nothing else can be shown there; empty: all of them."""
 
 
 @dataclass(frozen=True, slots=True)

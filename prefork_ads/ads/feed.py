@@ -115,6 +115,11 @@ class CatalogFeed:
         return "catalog_news", {"after": have.version, "mark": have.mark, "most": MOST_CHANGES}
 
     def answered(self, rows: list[Row]) -> None:
+        if not rows:
+            # A database that is being restored, say.
+            self._report("catalog: PostgreSQL knows of no version: catalog_state has no row")
+            self.failed()
+            return
         if self._lacks:
             self._lacks = False
             self._busy = True

@@ -78,7 +78,7 @@ class KeyFeed:
     def _remembered(self) -> Sequence[Key]:
         try:
             return [
-                Key(int(number), None if secret is None else _secret(secret), bool(signs))
+                Key(_number(number), None if secret is None else _secret(secret), bool(signs))
                 for number, secret, signs in orjson.loads(self._path.read_bytes())
             ]
         except FileNotFoundError:
@@ -86,6 +86,12 @@ class KeyFeed:
         except (OSError, ValueError, TypeError) as error:
             self._report(f"keys: what is in {self._path} is of no use and ignored: {error}")
             return ()
+
+
+def _number(number: int) -> int:
+    if not 0 <= number <= 255:
+        raise ValueError("a key has a number that no token has room for")
+    return int(number)
 
 
 def _secret(text: str) -> bytes:

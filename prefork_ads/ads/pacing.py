@@ -27,9 +27,10 @@ Must not know: clocks, databases, leases.
 """
 
 import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -55,6 +56,7 @@ URGENT_S: Final = 1800.0
 Curve = tuple[float, ...]
 UNIFORM: Final[Curve] = (1 / 24,) * 24
 _LEAST_OF_AN_HOUR: Final = 0.05 / 24
+_BETWEEN_NEEDS: Final = [(low + high) / 2 for low, high in pairwise(NEEDS)]
 
 
 def curve_of(traffic: Iterable[tuple[float, int]], zone: ZoneInfo) -> Curve:
@@ -81,10 +83,17 @@ class DayCurve:
         self._moments: list[float] = [begins_s]
         self._before: list[float] = [0.0]
         step = HOUR_S / 4
+        # Nearly every day: its hours are counted from its midnight, without asking the time zone.
+        plain = ends_s - begins_s == DAY_S and _offset(begins_s, zone) == _offset(ends_s, zone)
         while self._moments[-1] < ends_s:
             moment = self._moments[-1]
             after = min(ends_s, moment + step)
-            share = curve[datetime.fromtimestamp(moment, UTC).astimezone(zone).hour]
+            hour = (
+                int((moment - begins_s) // HOUR_S)
+                if plain
+                else datetime.fromtimestamp(moment, zone).hour
+            )
+            share = curve[hour]
             self._before.append(self._before[-1] + share * (after - moment) / HOUR_S)
             self._moments.append(after)
 
@@ -103,6 +112,10 @@ class DayCurve:
         return max(0.0, self.before(to_s) - self.before(from_s))
 
 
+def _offset(at_s: float, zone: ZoneInfo) -> timedelta | None:
+    return datetime.fromtimestamp(at_s, zone).utcoffset()
+
+
 @dataclass(frozen=True, slots=True)
 class Goal:
     """What is to be spread, over what."""
@@ -113,21 +126,29 @@ class Goal:
     ends_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
 class DayPlan:
     """How a day's part of the goal is spread over it."""
 
-    curve: DayCurve
-    part: float
-    begins_s: float
-    ends_s: float
+    __slots__ = ("_before", "_each", "_from", "begins_s", "curve", "ends_s", "part")
+
+    def __init__(self, curve: DayCurve, part: float, begins_s: float, ends_s: float) -> None:
+        self.curve = curve
+        self.part = part
+        self.begins_s = begins_s
+        self.ends_s = ends_s
+        self._before = curve.before
+        self._from = curve.before(begins_s)
+        whole = curve.before(ends_s) - self._from
+        # What is planned for each unit of the curve's traffic.
+        self._each = part / whole if whole > 0.0 else 0.0
 
     def at(self, at_s: float) -> float:
         """What should have been had of the day's part."""
-        whole = self.curve.between(self.begins_s, self.ends_s)
-        if whole <= 0.0:
-            return self.part if at_s >= self.ends_s else 0.0
-        return self.part * self.curve.between(self.begins_s, min(at_s, self.ends_s)) / whole
+        if at_s >= self.ends_s:
+            return self.part
+        if at_s <= self.begins_s:
+            return 0.0
+        return self._each * (self._before(at_s) - self._from)
 
     def within(self, from_s: float, seconds: float) -> float:
         """What is planned for a time."""
@@ -182,9 +203,11 @@ class Pace:
 
     def saw(self, had: float, at_s: float) -> None:
         """Told now and then what was had."""
-        line = self.line(at_s)
-        rose = max(self._slack(at_s), line - self.line(at_s - SLACK_S))
-        if had < line - rose and self.plan.ends_s - at_s > SLACK_S:
+        behind = self.line(at_s) - had
+        if behind <= 1.0 or self.plan.ends_s - at_s <= SLACK_S:
+            return
+        rose = self.line(at_s) - self.line(at_s - SLACK_S)
+        if behind > max(self._slack(at_s), rose):
             self._measure(had, at_s)
 
     def _slack(self, at_s: float) -> float:
@@ -198,12 +221,18 @@ class Pace:
 
     def need(self, had: float, at_s: float) -> int:
         """How urgent it is to serve it."""
+        plan = self.plan
+        now = plan.at(at_s)
+        behind = now - had
+        if not behind:
+            return NEUTRAL
         # At the end of a day there is no next half hour: then the last one counts.
-        around = max(self.plan.within(at_s, URGENT_S), self.plan.within(at_s - URGENT_S, URGENT_S))
-        behind = (self.plan.at(at_s) - had) / max(1.0, around)
-        wanted = NEUTRAL + (16 - NEUTRAL) * behind if behind > 0 else NEUTRAL + 3 * behind
-        return _nearest(NEEDS, wanted)
+        around = max(plan.at(at_s + URGENT_S) - now, now - plan.at(at_s - URGENT_S), 1.0)
+        most = 16 - NEUTRAL if behind > 0 else NEUTRAL - 1
+        return NEEDS[bisect.bisect(_BETWEEN_NEEDS, NEUTRAL + most * behind / around)]
 
-
-def _nearest(values: Sequence[int], wanted: float) -> int:
-    return min(values, key=lambda value: abs(value - wanted))
+    def wait_s(self, committed: float, at_s: float, most_s: float) -> float:
+        """How long until one more than is committed may be; `most_s` at most."""
+        line = self.line(at_s + AHEAD_S)
+        rise = self.line(at_s + AHEAD_S + most_s) - line
+        return min(most_s, max(0.0, most_s * (committed - line) / rise)) if rise > 0 else most_s

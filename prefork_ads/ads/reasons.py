@@ -6,7 +6,7 @@ request has.
 Must not know: masks, decisions.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,16 +26,20 @@ _FIXED = {
     "creative": "no active creative fits the zone's formats and sizes",
     "floor": "it pays less for an impression than the zone's floor",
     "fallback": "the zone shows no house ads",
-    "caps": "the user has seen enough of it",
+    "caps": "it has caps, and the user has seen enough of it or is not known",
     "bot": "the sender is no person",
     "neighbours": "the page has it or its advertiser, or it cannot have all places",
 }
 
 
-def reason_of(rule: str, wish: Wish, facts: Facts, shut: int) -> str:
+def reason_of(
+    rule: str, wish: Wish, facts: Facts, shut: int, segment_keys: Mapping[int, str]
+) -> str:
     """`shut`: why the standing has it shut (see `standing`)."""
     if rule == "budget":
         return _budget(shut)
+    if rule == "segments":
+        return _segments(wish, facts, segment_keys)
     return _FIXED.get(rule) or _ASKED[rule](wish, facts)
 
 
@@ -51,6 +55,16 @@ def _page(wish: Wish, facts: Facts) -> str:
     sides = wish.sides["page"]
     met = tuple(p for p in (*sides.include, *sides.exclude) if meets(p, facts.page))
     return _sides(sides, met, (facts.page,) if facts.page else ())
+
+
+def _segments(wish: Wish, facts: Facts, keys: Mapping[int, str]) -> str:
+    asked, refused = wish.segments
+    named = (
+        tuple(tuple(keys[term] for term in terms) for terms in asked),
+        tuple(keys[term] for term in refused),
+    )
+    # A person may be in a segment that this version of the catalog does not have.
+    return _terms(named, {keys.get(one) for one in facts.segments}, "segment ")
 
 
 def _hours(wish: Wish, facts: Facts) -> str:
@@ -72,7 +86,6 @@ _ASKED: dict[str, Callable[[Wish, Facts], str]] = {
     "page": _page,
     "keywords": lambda wish, facts: _terms(wish.keywords, facts.keywords),
     "values": lambda wish, facts: _terms(wish.values, facts.values),
-    "segments": lambda wish, facts: _terms(wish.segments, facts.segments, "segment "),
 }
 
 

@@ -23,11 +23,17 @@ def replay(
         catalog,
         standing_of(catalog, states),
         facts_of(first, at_s),
-        [Place(catalog.zones_by_id[one["zone"]], tuple(one.get("sizes", ()))) for one in page],
+        [_place(catalog, one) for one in page],
         [one.get("draw", 0) for one in page],
         capped=capped_of(catalog, first),
-        paying="filtered" not in first,
+        # What was known then, whatever a restatement says of it now.
+        paying=not first.get("was_filtered", first.get("filtered", "")),
     )
+
+
+def _place(catalog: Catalog, line: Decision) -> Place:
+    sizes, formats = tuple(line.get("sizes", ())), tuple(line.get("formats", ()))
+    return Place(catalog.zones_by_id[line["zone"]], sizes, formats)
 
 
 def facts_of(line: Decision, at_s: float) -> Facts:

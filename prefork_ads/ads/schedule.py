@@ -6,8 +6,8 @@ sorted list. Hours are looked at every minute, in each time zone that a schedule
 daylight saving times change at odd minutes of UTC; the mask is made again when an hour has changed
 somewhere. Campaigns with the same hours in the same time zone are one mask.
 
-*Measured* with 10,000 campaigns, every fourth of them with hours: 20 µs when a flight begins or ends, 60 µs
-when the hour changes.
+*Measured* with 10,000 campaigns, every fourth of them with hours, on a busy machine: 40 µs when a flight
+begins or ends, 16 µs when the hour changes somewhere, 8 µs every minute.
 
 Must not know: what the time is, why a campaign has this flight.
 """

@@ -78,6 +78,7 @@ class Serving:
         "_log",
         "_look_up_person",
         "_meter",
+        "_report",
         "_sender",
     )
 
@@ -96,9 +97,13 @@ class Serving:
         counters: Cells,
         meter: Meter,
         *,
+        report: Callable[[str, Exception], None],
         explain_key: str | None = None,
     ) -> None:
-        """`look_up_person` delivers a uid's row of `person_lookup`; `base_url` is what links begin with."""
+        """`look_up_person` delivers a uid's row of `person_lookup`; `base_url` is what links begin with.
+
+        `report` is told of what should not happen: which request, and the error.
+        """
         self._answers = answers
         self._clock = clock
         self._append_line = append_line
@@ -111,6 +116,7 @@ class Serving:
         self._base_url = base_url
         self._counters = counters
         self._meter = meter
+        self._report = report
         self._late = meter.late.append
         self._explain_key = explain_key.encode() if explain_key else None
 
@@ -168,7 +174,14 @@ class Serving:
             return self._answer(request, parameters, asked, client, UNAVAILABLE, since_ns)
 
         def deliver(found: Found) -> None:
-            request.respond(self._answer(request, parameters, asked, client, found, since_ns))
+            try:
+                answer = self._answer(request, parameters, asked, client, found, since_ns)
+            except Exception as error:  # noqa: BLE001 - the edge, as in the protocol: nobody waits for ever
+                self._report(f"{request.method!r} {request.path!r}", error)
+                answer = self._answers.error(
+                    500, "The server failed on this request.", FOR_ANY_PAGE
+                )
+            request.respond(answer)
 
         if not self._look_up_person(asked.uid, deliver):
             return self._answer(request, parameters, asked, client, UNAVAILABLE, since_ns)

@@ -9,6 +9,7 @@ A campaign with a goal starts closed: it is served from a lease alone.
 Must not know: leases, plans, requests.
 """
 
+from collections.abc import Iterable
 from itertools import zip_longest
 
 from prefork_ads.ads.catalog import Campaign, Catalog
@@ -66,6 +67,14 @@ class Standing:
 
     def close(self, bit: int) -> None:
         self._set_shut(bit, self.shut(bit) | CLOSED)
+
+    def close_many(self, bits: Iterable[int]) -> None:
+        """The same of many, in one go: a mask of thousands is not copied thousands of times."""
+        digits = bytearray(len(self.catalog.by_bit) // 8 + 1)
+        for bit in bits:
+            self._shut[bit] = self._shut.get(bit, 0) | CLOSED
+            digits[bit >> 3] |= 1 << (bit & 7)
+        self.open &= ~int.from_bytes(digits, "little")
 
     def reopen(self, bit: int) -> None:
         self._set_shut(bit, self.shut(bit) & ~CLOSED)

@@ -24,7 +24,7 @@ from prefork_ads.cli.keys import keys
 from prefork_ads.cli.migrate import migrate
 from prefork_ads.cli.options import HELP, Command, Group, SectionOption, config_flags
 from prefork_ads.cli.report import report
-from prefork_ads.cli.serve import DEMO_VARIANTS, serve
+from prefork_ads.cli.serve import DEMO_CATALOG, DEMO_VARIANTS, serve
 from prefork_ads.cli.status import status
 from prefork_ads.cli.things import RELATIONS, group_of
 from prefork_ads.cli.user import user
@@ -44,7 +44,10 @@ DATABASE_URL=postgresql://ads:secret@db.example.org/ads prefork-ads
                                              use a PostgreSQL that is already there
 prefork-ads --config /etc/prefork-ads.toml check
                                              what would happen, without serving
-prefork-ads variants generate 1M             a million ads to try it with
+prefork-ads demo load                        campaigns to look at, on /demo of the server
+prefork-ads catalog apply catalog.yaml       campaigns of your own
+prefork-ads report --by campaign,day         what came of them
+prefork-ads variants generate 1M             a million ads by id to try it with
 curl 'http://127.0.0.1:8080/log?hello=world' log a request
 kill -HUP $(pgrep -o prefork-ads)            reload without dropping a request
 """
@@ -53,7 +56,7 @@ kill -HUP $(pgrep -o prefork-ads)            reload without dropping a request
 @click.group(
     cls=Group,
     invoke_without_command=True,
-    params=[*config_flags(), DEMO_VARIANTS],
+    params=[*config_flags(), DEMO_VARIANTS, DEMO_CATALOG],
     examples=_EXAMPLES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -66,7 +69,7 @@ kill -HUP $(pgrep -o prefork-ads)            reload without dropping a request
 )
 @click.pass_context
 def cli(context: click.Context, /, **flags: str | None) -> None:
-    """An ad server on every core: each request is logged to and answered from PostgreSQL.
+    """An ad server on every core, with its catalog, its log and its reports in PostgreSQL.
 
     Without a command it serves until it is told to stop. Every option can be given as a flag, as an
     environment variable or in a TOML file; a flag wins over the environment, the environment over the

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from prefork_ads.cli.database import database, name_of, say
+from prefork_ads.cli.database import database, existing_database, name_of, say
 from prefork_ads.cli.progress import counted
 from prefork_ads.config import Config
 from prefork_ads.errors import SchemaError
@@ -39,7 +39,7 @@ def looked_at(config: Config) -> Iterator[str]:
     """The database as it is: looking must not make tables."""
     from prefork_ads.db.migrate import status  # noqa: PLC0415 - help stays fast
 
-    with database(config) as dsn, complaints_told():
+    with existing_database(config) as dsn, complaints_told():
         if status(dsn).pending:
             raise SchemaError(
                 f"{name_of(config)} lacks migrations: run `prefork-ads migrate` first."

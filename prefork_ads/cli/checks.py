@@ -149,15 +149,17 @@ def _rights(found: Probe) -> Iterator[Finding]:
 
 
 def _connections(config: Config, found: Probe) -> Iterator[Finding]:
-    readers = 0 if config.reader_dsn is not None else config.readers
-    wanted = config.workers * (readers + 1) + _OTHER_DATABASE_CONNECTIONS
+    # A worker has a writer and a steward, and readers for ads by id and as many for people.
+    readers = 0 if config.reader_dsn is not None else 2 * config.readers
+    a_worker = readers + 2
+    wanted = config.workers * a_worker + _OTHER_DATABASE_CONNECTIONS
     free = found.max_connections - found.used_connections
     said = f"{config.workers} workers use {wanted} connections and {free} are free"
     if wanted > free:
         raise DatabaseUnavailable(
             f"{said}. Raise max_connections of PostgreSQL, or lower --workers or --readers."
         )
-    if wanted + config.readers + 1 > free:
+    if wanted + a_worker > free:
         yield warn("connections", f"{said}: none is left for a worker that a reload starts.")
     else:
         yield ok("connections", f"{said}.")

@@ -10,7 +10,7 @@ import click
 
 from prefork_ads.config import Config
 from prefork_ads.dsn import redact_dsn
-from prefork_ads.errors import DatabaseUnavailable, SchemaError
+from prefork_ads.errors import DatabaseUnavailable, DataDirError, SchemaError
 
 
 def say(message: str) -> None:
@@ -29,6 +29,18 @@ def database(config: Config) -> Iterator[str]:
 
         with joined_or_started(config.data_dir, report=say) as dsn:
             yield dsn
+
+
+@contextmanager
+def existing_database(config: Config) -> Iterator[str]:
+    """The same for who only looks or changes what is there: a slip in --data-dir makes no new database."""
+    if config.dsn is None and not (config.data_dir / "postgres").exists():
+        raise DataDirError(
+            f"There is no database in {config.data_dir}. Name the server's --data-dir or --dsn; the first"
+            " start of prefork-ads makes one."
+        )
+    with database(config) as dsn:
+        yield dsn
 
 
 @contextmanager

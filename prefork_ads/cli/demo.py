@@ -1,13 +1,16 @@
-"""`prefork-ads demo`: a catalog to look at.
+"""`prefork-ads demo`: a catalog to look at, and visitors for it.
 
 Must not know: SQL, what the catalog consists of.
 """
 
+from urllib.parse import urlsplit
+
 import click
 
 from prefork_ads.cli.catalog import DRY_RUN, carry_out, plan_of
-from prefork_ads.cli.catalog_text import complaints_told
+from prefork_ads.cli.catalog_text import complaints_told, in_numbers
 from prefork_ads.cli.options import DATABASE_FIELDS, Command, Group, config_flags, settings
+from prefork_ads.errors import ConfigError
 
 
 @click.group(cls=Group)
@@ -36,6 +39,18 @@ def load(context: click.Context, /, dry_run: bool, **flags: str | None) -> None:
         with complaints_told():
             make = plan_of((str(path),), False)
         carry_out(config, make, "demo load", dry_run=dry_run, yes=True)
+
+
+def load_into_empty(dsn: str) -> str | None:
+    """Load it if the catalog has never been changed, and say so."""
+    from prefork_ads.demo import catalog_path  # noqa: PLC0415 - help stays fast
+    from prefork_ads.management import store  # noqa: PLC0415
+
+    if store.version(dsn):
+        return None
+    with catalog_path() as path:
+        done = store.apply(dsn, plan_of((str(path),), False), "demo load")
+    return f"demo catalog loaded: {in_numbers(done.plan)}"
 
 
 @demo.command(
@@ -69,7 +84,7 @@ prefork-ads demo traffic --visitors 20k --minutes 5
 )
 @click.option("--seed", type=int, help="Make the same day again.  [default: another each time]")
 def traffic(url: str, visitors: int, minutes: float, connections: int, seed: int | None) -> None:
-    """Play a day of visitors against a running server that has the demonstration catalog.
+    """Play a day of visitors against a running server that has the demo catalog.
 
     They come by the curve of a day, from midnight to midnight in so many minutes, see ads, click and
     buy. All come from this machine; start the server with --trusted-proxies 127.0.0.1 and each has a
@@ -83,6 +98,8 @@ def traffic(url: str, visitors: int, minutes: float, connections: int, seed: int
     from prefork_ads.demo import advertisers_of_campaigns  # noqa: PLC0415
     from prefork_ads.demo.traffic import Plan, Traffic  # noqa: PLC0415
 
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise ConfigError(f"--url: {url!r} is not like http://127.0.0.1:8080.")
     chosen = random.randrange(1_000_000) if seed is None else seed  # noqa: S311 - no secret
     click.echo(f"seed {chosen}", err=True)
     plan = Plan(url, visitors, minutes * 60, connections, chosen, advertisers_of_campaigns())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefork_ads.cli.database import database, say
+from prefork_ads.cli.database import existing_database, say
 from prefork_ads.cli.options import (
     DATABASE_FIELDS,
     Command,
@@ -34,6 +34,8 @@ _LOGGED = "A decision that was made"
 _OUTPUT = "Output"
 
 _HEX = re.compile(r"[0-9a-f]{32}")
+_REGION = re.compile(r"[A-Z]{2}-[A-Z0-9]{1,3}")
+_SIZE = re.compile(r"[1-9]\d*x[1-9]\d*")
 _SCHEME = re.compile(r"^(?:[a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
 
 _ASSUMED = """\
@@ -54,16 +56,16 @@ def _option(
     cls=Command,
     params=config_flags(DATABASE_FIELDS),
     examples="""\
-prefork-ads explain --zone home --country DE --device mobile
-prefork-ads explain --zone home --kw wine,food --k section=travel --at 2026-12-24T18:00+01:00
-prefork-ads explain --zone home --uid 0190f0a2-5a1c-7c5e-8f11-4a1b2c3d4e5f --json | jq '.[0].campaigns[0]'
+prefork-ads explain --zone home-top --country DE --device mobile
+prefork-ads explain --zone home-top --kw wine,food --k section=travel --at 2026-12-24T18:00+01:00
+prefork-ads explain --zone home-top --uid 0190f0a2-5a1c-7c5e-8f11-4a1b2c3d4e5f --json | jq '.[0].campaigns[0]'
 prefork-ads explain --decision 0197c8d1f3a87c5e8f114a1b2c3d4e5f
 """,
 )
 @_option("--zone", "KEY", "The zone that asks for an ad.")
-@_option("--country", "CC", "DE.", default="")
-@_option("--region", "CC-REG", "DE-BE.", default="")
-@_option("--city", "NAME", "Berlin.", default="")
+@_option("--country", "CC", "Such as DE: ISO 3166-1.", default="")
+@_option("--region", "CC-REG", "Such as DE-BE: ISO 3166-2.", default="")
+@_option("--city", "NAME", "Such as Berlin: the English name.", default="")
 @_option("--device", "NAME", "desktop, mobile, tablet, tv, other.", default="")
 @_option("--os", "NAME", "windows, macos, linux, android, ios, chromeos, other.", default="")
 @_option("--browser", "NAME", "chrome, safari, firefox, edge, opera, samsung, other.", default="")
@@ -106,7 +108,7 @@ def explain(context: click.Context, /, **flags: Any) -> None:
         raise ConfigError("Say --zone and what the request is like, or --decision and its id.")
     from prefork_ads.db import session  # noqa: PLC0415 - help stays fast
 
-    with database(config) as dsn, session.connection(dsn, writes=False) as conn:
+    with existing_database(config) as dsn, session.connection(dsn, writes=False) as conn:
         if own["decision"] is not None:
             _explain_decision(conn, own)
         else:
@@ -195,6 +197,14 @@ def _facts(own: dict[str, Any], at_s: float, segments: frozenset[int]) -> "Facts
     from prefork_ads.ads.targeting import validate_targeting  # noqa: PLC0415
 
     region, city = own["region"], own["city"]
+    if region and not _REGION.fullmatch(region):
+        raise ConfigError(f"--region: {region!r} is not like DE-BE.")
+    for pair in own["k"]:
+        if not pair.partition("=")[1]:
+            raise ConfigError(f"--k: {pair!r} is not NAME=VALUE.")
+    for size in _words(own["size"]):
+        if not _SIZE.fullmatch(size):
+            raise ConfigError(f"--size: {size!r} is not like 300x250.")
     country = own["country"] or region.partition("-")[0]
     if city and not city.startswith(f"{country}-"):
         city = f"{region or country}-{city}"
@@ -208,7 +218,9 @@ def _facts(own: dict[str, Any], at_s: float, segments: frozenset[int]) -> "Facts
     asked = {name: {"include": values} for name, values in has.items() if values}
     # What no campaign could ask for is no request either.
     if problems := validate_targeting(asked, (), ()):
-        raise ConfigError("; ".join(_option_of(problem) for problem in problems) + ".")
+        # A country stands before its region and its city, so what is wrong with it may be said thrice.
+        told = dict.fromkeys(_option_of(problem) for problem in problems)
+        raise ConfigError("; ".join(told) + ".")
     pairs = [pair.partition("=") for pair in own["k"]]
     host, slash, path = re.split("[?#]", _SCHEME.sub("", own["page"]))[0].partition("/")
     return Facts(

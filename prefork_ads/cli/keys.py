@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prefork_ads.cli.database import database
+from prefork_ads.cli.database import existing_database
 from prefork_ads.cli.options import (
     DATABASE_FIELDS,
     Command,
@@ -17,6 +17,7 @@ from prefork_ads.cli.options import (
     config_flags,
     settings,
 )
+from prefork_ads.cli.progress import counted
 from prefork_ads.errors import ConfigError
 from prefork_ads.values import DURATION
 
@@ -53,7 +54,7 @@ def list_(context: click.Context, /, **flags: str | None) -> None:
     config, _ = settings(context, flags)
     from prefork_ads.db import token_keys  # noqa: PLC0415 - help stays fast
 
-    with database(config) as dsn:
+    with existing_database(config) as dsn:
         found = token_keys.list_keys(dsn)
     for key in found:
         click.echo(f"{key.id:>3}  made {_time(key.created_at)}  {_use(key)}")
@@ -87,10 +88,11 @@ def rotate(context: click.Context, /, keep: str, **flags: str | None) -> None:
     config, _ = settings(context, flags)
     from prefork_ads.db import token_keys  # noqa: PLC0415 - help stays fast
 
-    with database(config) as dsn:
+    with existing_database(config) as dsn:
         made = token_keys.rotate(dsn, keep_s)
     click.echo(
-        f"Key {made} was made. Tokens of the keys before it are taken for {keep_s:,.0f} s more."
+        f"Key {made} was made. Tokens of the keys before it "
+        + (f"are taken for {_lasting(keep_s)} more." if keep_s else "are refused from now on.")
     )
 
 
@@ -121,9 +123,9 @@ def retire(context: click.Context, /, number: int, after: str, **flags: str | No
     config, _ = settings(context, flags)
     from prefork_ads.db import token_keys  # noqa: PLC0415 - help stays fast
 
-    with database(config) as dsn:
+    with existing_database(config) as dsn:
         token_keys.retire(dsn, number, after_s)
-    when = f"in {after_s:,.0f} s" if after_s else "from now on"
+    when = f"in {_lasting(after_s)}" if after_s else "from now on"
     click.echo(f"Tokens of key {number} are refused {when}.")
 
 
@@ -135,6 +137,18 @@ def _seconds(where: str, text: str) -> float:
     if seconds > _LONGEST_S:
         raise ConfigError(f"{where}: {text!r} is more than ten years.")
     return seconds
+
+
+def _lasting(seconds: float) -> str:
+    """30 days, 36 hours, 90 seconds: the largest unit that divides it."""
+    for unit, one, many in (
+        (86_400, "day", "days"),
+        (3600, "hour", "hours"),
+        (60, "minute", "minutes"),
+    ):
+        if seconds >= unit and seconds % unit == 0:
+            return counted(int(seconds // unit), one, many)
+    return f"{seconds:,g} seconds"
 
 
 def _use(key: "TokenKey") -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from prefork_ads.cli.database import database, say
+from prefork_ads.cli.database import existing_database, say
 from prefork_ads.cli.options import (
     DATABASE_FIELDS,
     Command,
@@ -204,7 +204,7 @@ def report(
         limit=limit,
     )
     config, _ = settings(context, flags)
-    with database(config) as dsn:
+    with existing_database(config) as dsn:
         if check:
             _check(dsn, starts, ends, zone)
             return
@@ -281,7 +281,7 @@ def restate(
     first, last = moments(starts, ends, today_in("UTC"))
     config, _ = settings(context, flags)
     assert first is not None
-    with database(config) as dsn, Progress(sys.stderr, "days") as progress:
+    with existing_database(config) as dsn, Progress(sys.stderr, "days") as progress:
         days = judge_anew(dsn, first, last, dry_run=dry_run, progress=progress)
     for day in days:
         click.echo(str(day))

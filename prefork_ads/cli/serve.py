@@ -25,12 +25,20 @@ DEMO_VARIANTS = SectionOption(
 )
 
 
+DEMO_CATALOG = SectionOption(
+    ["--demo-catalog/--no-demo-catalog"],
+    default=None,
+    help="Load the demo catalog into an empty one before serving. [default: no]",
+    section=DEMONSTRATION,
+)
+
+
 @click.command(
     cls=Command,
-    params=[*config_flags(), DEMO_VARIANTS],
+    params=[*config_flags(), DEMO_VARIANTS, DEMO_CATALOG],
     examples="""\
 prefork-ads serve --workers 4
-prefork-ads serve --demo-variants 10k
+prefork-ads serve --demo-variants 10k --demo-catalog
 """,
 )
 @click.pass_context
@@ -49,4 +57,5 @@ def serve(context: click.Context, /, **flags: str | None) -> None:
     demo_variants = read_count("--demo-variants", given.get("demo_variants") or "0")
     from prefork_ads.cli import wiring  # noqa: PLC0415 - loads everything; help stays fast
 
-    context.exit(wiring.serve(config, load_config, demo_variants))
+    demonstration = wiring.Demonstration(demo_variants, bool(given.get("demo_catalog")))
+    context.exit(wiring.serve(config, load_config, demonstration))

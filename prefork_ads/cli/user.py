@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from prefork_ads.cli.database import database, say
+from prefork_ads.cli.database import existing_database, say
 from prefork_ads.cli.options import DATABASE_FIELDS, Command, Group, config_flags, settings
 from prefork_ads.cli.progress import Progress, counted
 
@@ -37,7 +37,7 @@ def forget(context: click.Context, /, uid: str, **flags: str | None) -> None:
 
     identity = people.read_uid(uid)
     config, _ = settings(context, flags)
-    with database(config) as dsn, Progress(sys.stderr, "days") as progress:
+    with existing_database(config) as dsn, Progress(sys.stderr, "days") as progress:
         done = people.forget(dsn, identity, progress)
     if not done.anything:
         click.echo(f"Nothing was known of {identity}.")
@@ -75,7 +75,7 @@ def add(context: click.Context, /, uid: str, key: str, **flags: str | None) -> N
 
     identity = people.read_uid(uid)
     config, _ = settings(context, flags)
-    with database(config) as dsn:
+    with existing_database(config) as dsn:
         new = people.add_to_segment(dsn, identity, key)
     click.echo(f"{identity} is {'now' if new else 'already'} in {key}.")
 
@@ -94,7 +94,7 @@ def remove(context: click.Context, /, uid: str, key: str, **flags: str | None) -
 
     identity = people.read_uid(uid)
     config, _ = settings(context, flags)
-    with database(config) as dsn:
+    with existing_database(config) as dsn:
         was = people.remove_from_segment(dsn, identity, key)
     click.echo(f"{identity} {'is no longer' if was else 'was not'} in {key}.")
 
@@ -113,7 +113,7 @@ def list_(context: click.Context, /, uid: str, **flags: str | None) -> None:
 
     identity = people.read_uid(uid)
     config, _ = settings(context, flags)
-    with database(config) as dsn:
+    with existing_database(config) as dsn:
         for key in people.segments_of(dsn, identity):
             click.echo(key)
 
@@ -138,7 +138,7 @@ def import_(context: click.Context, /, file: Path, **flags: str | None) -> None:
     from prefork_ads.management.segment_import import import_file  # noqa: PLC0415 - help stays fast
 
     config, _ = settings(context, flags)
-    with database(config) as dsn, Progress(sys.stderr, "read", size=True) as progress:
+    with existing_database(config) as dsn, Progress(sys.stderr, "read", size=True) as progress:
 
         def show(done: int, total: int | None, imported: int) -> None:
             progress(done, total, f"{imported:,} lines")

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 
 from prefork_ads import __version__
@@ -25,7 +26,7 @@ from prefork_ads.ads import clients
 from prefork_ads.cli.database import name_of, refusals_told, say
 from prefork_ads.cli.progress import Progress
 from prefork_ads.config import Config
-from prefork_ads.db import partitions, session, variants
+from prefork_ads.db import partitions, session, variants, zones
 from prefork_ads.db.migrate import migrate
 from prefork_ads.errors import DatabaseUnavailable, DataDirError
 from prefork_ads.events.segments import prepare_directory
@@ -46,7 +47,25 @@ from prefork_ads.process.worker import worker_main
 _WILDCARDS = {"//0.0.0.0:": "//127.0.0.1:", "//[::]:": "//[::1]:"}
 
 
-def serve(config: Config, load_config: Callable[[], Config], demo_variants: int) -> int:
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """What is made where there is nothing yet."""
+
+    variants: int = 0
+    catalog: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """What there is to try. None: nothing of the kind."""
+
+    variant: str | None = None
+    zone: str | None = None
+    has_demo: bool = False
+    """The zones of /demo are there."""
+
+
+def serve(config: Config, load_config: Callable[[], Config], demonstration: Demonstration) -> int:
     """Serve until told to stop; the exit status."""
     streams.take_places()
     log.open_log(config.log_format, config.log_file)
@@ -72,7 +91,7 @@ def serve(config: Config, load_config: Callable[[], Config], demo_variants: int)
         _prepare_journal(config)
         serving = _with_dsn(config, own_dsn)
         with refusals_told():
-            prepared, example_id = _prepare_or_do_without(serving, demo_variants)
+            prepared, examples = _prepare_or_do_without(serving, demonstration)
         slots = max(config.workers, len(predecessor.by_slot) if predecessor else 0)
         scoreboard = Scoreboard(counters=CELLS, gauges=len(Gauge), workers=slots)
         scoreboard.describe(
@@ -88,7 +107,7 @@ def serve(config: Config, load_config: Callable[[], Config], demo_variants: int)
         def on_ready(url: str) -> None:
             # After an upgrade nobody has to be told how to try it.
             if predecessor is None:
-                _show("\n".join(what_to_try(url, example_id)))
+                _show("\n".join(what_to_try(url, examples)))
 
         # What takes a moment to make and never changes is made once, and shared by all workers.
         clients.prepare()
@@ -107,22 +126,32 @@ def serve(config: Config, load_config: Callable[[], Config], demo_variants: int)
         return master.run()
 
 
-def what_to_try(url: str, example_id: str | None) -> list[str]:
-    """Three commands that show what this server does."""
+def what_to_try(url: str, examples: Examples) -> list[str]:
+    """Commands that show what this server does, and where to look."""
     curl, base = "curl", url
     if url.startswith("unix:"):
         curl, base = f"curl --unix-socket '{url.removeprefix('unix:')}'", "http://localhost"
     for every, loopback in _WILDCARDS.items():
         base = base.replace(every, loopback)
     lines = ["Try it:", f"  {curl} {base}/", f"  {curl} '{base}/log?hello=world'"]
-    if example_id is not None:
-        lines.append(f"  {curl} '{base}/ad?id={example_id}'")
+    if examples.variant is not None:
+        lines.append(f"  {curl} '{base}/ad?id={examples.variant}'")
     else:
         unknown = "00000000-0000-7000-8000-000000000000"
         lines.append(
             f"  {curl} -i '{base}/ad?id={unknown}'"
             "   # unknown: `prefork-ads variants generate 10k` makes some"
         )
+    if examples.zone is not None:
+        # To the list of programs curl is one, and programs get house ads alone.
+        lines.append(f"  {curl} -A Mozilla '{base}/ad?zone={examples.zone}'")
+    else:
+        lines.append(
+            f"  {curl} -i '{base}/ad?zone=home-top'"
+            "   # unknown: `prefork-ads demo load` makes a catalog"
+        )
+    if examples.has_demo and curl == "curl":
+        lines.append(f"In a browser: {base}/demo")
     return lines
 
 
@@ -193,10 +222,10 @@ def _prepare_journal(config: Config) -> None:
         ) from error
 
 
-def _prepare_or_do_without(config: Config, demo_variants: int) -> tuple[bool, str | None]:
-    """Whether the database is prepared, and the id of an ad that there is."""
+def _prepare_or_do_without(config: Config, demonstration: Demonstration) -> tuple[bool, Examples]:
+    """Whether the database is prepared, and what there is to try."""
     try:
-        return True, _prepare(config, demo_variants)
+        return True, _prepare(config, demonstration)
     except DatabaseUnavailable as error:
         if not session.may_come(error):
             raise
@@ -212,22 +241,33 @@ def _prepare_or_do_without(config: Config, demo_variants: int) -> tuple[bool, st
             snapshot.version,
             time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(changed)),
         )
-        return False, None
+        return False, Examples()
 
 
-def _prepare(config: Config, demo_variants: int) -> str | None:
-    """Schema, partitions, demonstration rows; the id of an ad that there is, if there is one."""
+def _prepare(config: Config, demonstration: Demonstration) -> Examples:
+    """Schema, partitions, what is to be shown; and what there is to try."""
     assert config.dsn is not None, "given, or that of the embedded server"
     migrate(config.dsn, report=_report, wait_s=0)
     prepared = partitions.prepare(config.dsn, config.log_table)
     if prepared.postponed:
         _report(f"--log-table {config.log_table} has to wait for a session that uses request_log")
     example = variants.sample(config.dsn, 1)
-    if not example and demo_variants:
+    if not example and demonstration.variants:
         with Progress(sys.stderr, "demo variants") as progress:
-            variants.generate(config.dsn, demo_variants, progress=progress)
+            variants.generate(config.dsn, demonstration.variants, progress=progress)
         example = variants.sample(config.dsn, 1)
-    return example[0] if example else None
+    if demonstration.catalog:
+        _load_demo_catalog(config.dsn)
+    zone, has_demo = zones.example(config.dsn)
+    return Examples(example[0] if example else None, zone, has_demo)
+
+
+def _load_demo_catalog(dsn: str) -> None:
+    """Into a catalog that nobody has ever changed."""
+    from prefork_ads.cli.demo import load_into_empty  # noqa: PLC0415 - mostly there is nothing to load
+
+    if told := load_into_empty(dsn):
+        _report(told)
 
 
 def _show(text: str) -> None:

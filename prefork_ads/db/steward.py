@@ -9,6 +9,7 @@ until it is told something else.
   be lost with a connection. So nothing relies on them: the errand's own period is the promise.
 - An errand that fails or is slow must not keep the others waiting for long: the server ends a statement
   after the errand's `limit_s`, and one that waits for a lock after LOCK_LIMIT_S.
+- An errand that raises is a bug: it is reported, and the others are run all the same.
 - When the connection is lost under an errand, whether it took effect is unknown. It is told that it has
   failed, so what it asks must be harmless when asked twice: absolute values, no increments.
 - Each new connection asks everything at once: whatever happened meanwhile, nothing is older than that.
@@ -146,7 +147,7 @@ class Steward:
                 if left_s > 0:
                     await self._pause(min(left_s, LOOK_EVERY_S))
                 else:
-                    await self._run(connection, errand)
+                    await self._run_safely(connection, errand)
         finally:
             listening.cancel()
             connection.close()
@@ -167,6 +168,17 @@ class Steward:
             await connection.notified()
             if self._heard is not None:
                 self.hurry(self._heard)
+
+    async def _run_safely(self, connection: AsyncConnection, errand: Errand) -> None:
+        """An errand with a bug is reported and run again in its time: the worker has other things to do."""
+        try:
+            await self._run(connection, errand)
+        except ConnectionLost:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other errands are well
+            self._counters[Counter.ERRANDS_FAILED] += 1
+            what = f"{type(errand).__name__}: {type(error).__name__}: {error}"
+            self._report(f"steward: an errand is broken: {what}")
 
     async def _run(self, connection: AsyncConnection, errand: Errand) -> None:
         started = time.monotonic()

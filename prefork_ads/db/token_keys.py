@@ -44,8 +44,10 @@ def rotate(dsn: str, keep_s: float) -> int:
 
 
 def retire(dsn: str, number: int, after_s: float) -> None:
-    """Have the tokens of a key refused, now or later. Raises ConfigError when there is no such key."""
+    """Have the tokens of a key refused, now or later. Raises ConfigError where there is none to retire."""
     with session.connection(dsn) as connection, connection, connection.cursor() as cursor:
         cursor.execute(query("token_key_retire"), {"id": number, "after_s": after_s})
         if not cursor.rowcount:
-            raise ConfigError(f"There is no key {number}. `prefork-ads keys list` shows them.")
+            raise ConfigError(
+                f"There is no key {number}, or it was retired. `prefork-ads keys list` shows them."
+            )

@@ -30,6 +30,10 @@ ANSWER_LIMIT_S: Final = 15.0
 MAX_ANSWER_BYTES: Final = 4 << 20
 # After so many failures in a row nobody is there.
 GIVE_UP_AFTER: Final = 50
+# Asked before the day begins. The answer names the first zone that is not there, so it tells whether the
+# catalog is the demonstration's, and nothing is decided that the visitors would have to be told apart from.
+_NO_ZONE: Final = "no-such-zone"
+_LOOK_AROUND: Final = f'{{"places": [{{"zone": "home-side"}}, {{"zone": "{_NO_ZONE}"}}]}}'.encode()
 
 
 class ServerAway(PreforkAdsError):
@@ -81,6 +85,7 @@ class Traffic:
         plan = self._plan
         speed = DAY_S / plan.duration_s
         places = asyncio.Semaphore(plan.connections)
+        await self._look_around()
         began_s = time.monotonic()
         try:
             async with asyncio.TaskGroup() as visits:
@@ -97,6 +102,27 @@ class Traffic:
                 connection.close()
         self._progress(plan.visitors, plan.visitors, "24:00")
         return self.told
+
+    async def _look_around(self) -> None:
+        """Tell at once, not after a day, that there is no server or nothing to see."""
+        url = self._plan.url
+        connection = _Connection(url)
+        try:
+            status, body = await connection.ask("POST", "/ad", "", _LOOK_AROUND)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            raise ServerAway(
+                f"{url} does not answer: {error or type(error).__name__}. Is prefork-ads running there?"
+            ) from None
+        finally:
+            connection.close()
+        told = body[:200].decode(errors="replace")
+        if status == 404 and "home-side" in told:
+            raise ServerAway(
+                f"The server at {url} does not have the demo catalog; `prefork-ads demo load`"
+                " puts it there."
+            )
+        if status != 404 or _NO_ZONE not in told:
+            raise ServerAway(f"{url} is no ad server that serves: it answers {status}, {told}")
 
     def _visitors(self) -> Iterator[Visitor]:
         return day(self._plan.visitors, self._source)

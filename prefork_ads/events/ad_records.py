@@ -39,24 +39,31 @@ _UUID7_MILLISECONDS: Final = slice(0, 12)
 
 
 class Decision(TypedDict, total=False):
-    """What was decided for one place, and all that it was decided by."""
+    """What was decided for one place, and all that it was decided by.
+
+    What is counted stands before `version`, from `zone` on, so that whoever ships lines need not read the
+    rest (see `ad_lines`). Without a version the order does not matter.
+    """
 
     zone: Required[int]
-    # Of the catalog, and the id of the state line that was the last before it.
-    version: int
-    state: str
-    draw: int
     campaign: int
     creative: int
-    tier: Tier
-    price: int
-    model: PriceModel
     country: str
     region: str
     city: str
     device: str
     os: str
     browser: str
+    filtered: str
+    # In the table alone, after a restatement: what `filtered` said when the decision was made.
+    was_filtered: str
+    # Of the catalog, and the id of the state line that was the last before it.
+    version: int
+    state: str
+    draw: int
+    tier: Tier
+    price: int
+    model: PriceModel
     languages: list[str]
     page: str
     keywords: list[str]
@@ -67,6 +74,7 @@ class Decision(TypedDict, total=False):
     after: list[int]
     places: int
     sizes: list[str]
+    formats: list[str]
     uid: str
     # The day, in the campaign's time zone, whose lease was used: "2026-11-22".
     leased: str
@@ -74,7 +82,6 @@ class Decision(TypedDict, total=False):
     caps: bool
     # The person could not be looked up: all that has a cap was left out, as without a uid.
     away: bool
-    filtered: str
 
 
 class AdEvent(TypedDict, total=False):
@@ -113,8 +120,8 @@ class State(TypedDict, total=False):
     opened: list[int]
     # Campaign (as JSON has it: text) to need.
     needs: dict[str, int]
-    # How many places a roadblock may still have, where that is few.
-    left: dict[str, int]
+    # How many places a roadblock may still have, where that is few; null: it is not any more.
+    left: dict[str, int | None]
 
 
 def decision_params(request: Mapping[str, Any], decision: Decision) -> bytes:

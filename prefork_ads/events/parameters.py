@@ -37,6 +37,11 @@ _MAX_DIGITS = 1000
 
 _NOT_UNICODE_OR_NUL = re.compile("[\0\ud800-\udfff]")
 
+# orjson writes 254 levels. Whoever puts the parameters into an object of his own must find room for it, so
+# a body has some levels less. One with fewer brackets than that cannot have so many levels.
+_ROOM_LEVELS = 4
+_SHALLOW_BRACKETS = 200
+
 Parameters = dict[str, Any]
 
 
@@ -86,6 +91,22 @@ def to_json(parameters: Parameters) -> bytes:
 
 
 def _load(body: bytes) -> Any:
+    value = _load_any(body)
+    if body.count(b"[") + body.count(b"{") > _SHALLOW_BRACKETS:
+        _check_depth(value)
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    for _ in range(_ROOM_LEVELS):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        raise MalformedBody("The body is nested too deep.") from None
+
+
+def _load_any(body: bytes) -> Any:
     if _LONG_NUMBER.search(body) is None:
         try:
             return orjson.loads(body)

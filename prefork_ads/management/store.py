@@ -67,6 +67,12 @@ def load(dsn: str, version: int | None = None) -> Loaded:
         return _load(cursor, version)
 
 
+def version(dsn: str) -> int:
+    """The version in force; 0 is a catalog that nobody has ever changed."""
+    with session.connection(dsn, writes=False) as conn, _snapshot(conn) as cursor:
+        return _version(cursor, None)
+
+
 def preview(dsn: str, make_plan: MakePlan) -> Applied:
     """What `apply` would do now, as far as can be told without doing it."""
     with session.connection(dsn, writes=False) as conn, _snapshot(conn) as cursor:

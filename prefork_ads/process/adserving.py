@@ -49,6 +49,8 @@ CHANNEL: Final = "prefork_ads_catalog"
 FAREWELL_S: Final = 0.5
 # How often what replaces files is looked for.
 LOOK_EVERY_S: Final = 1.0
+# How often what is held of budgets is counted.
+COUNT_EVERY_S: Final = 5.0
 
 Report = Callable[[str], None]
 
@@ -70,7 +72,7 @@ class AdServing:
         self._answers = answers
         self._clock = clock
         self._append_line = journaling.journal.append
-        self._look_at_s = 0.0
+        self._look_at_s = self._count_at_s = 0.0
         self._leaving = False
         self._current = Current()
         self._keyring = Keyring()
@@ -147,8 +149,8 @@ class AdServing:
 
     # -- parts -------------------------------------------------------------------------------------
 
-    def serving(self, meter: Meter) -> Serving:
-        """Who answers `/ad` for zones."""
+    def serving(self, meter: Meter, report: Callable[[str, Exception], None]) -> Serving:
+        """Who answers `/ad` for zones; `report` is told of requests that fail."""
         config = self._config
         return Serving(
             self._answers,
@@ -163,6 +165,7 @@ class AdServing:
             base_url(config.public_url, config.trusted_proxies),
             self._seat.counters,
             meter,
+            report=report,
             explain_key=config.explain_key,
         )
 
@@ -218,10 +221,18 @@ class AdServing:
         if now >= self._look_at_s:
             self._look_at_s = now + LOOK_EVERY_S
             self._geography.look()
+        if now >= self._count_at_s:
+            self._count_at_s = now + COUNT_EVERY_S
+            gauges = self._seat.gauges
+            held, unused, waiting = self._budget.figures
+            gauges[Gauge.LEASES_HELD], gauges[Gauge.LEASED_UNUSED] = held, unused
+            gauges[Gauge.CAMPAIGNS_WAITING] = waiting
 
     def why_not_ready(self) -> str:
         if self._current.serving is None:
             return "No catalog has been loaded: PostgreSQL is away, and there is no snapshot."
+        if not self._keyring.ready:
+            return "There is no key to sign links with: PostgreSQL has not been asked for one yet."
         return ""
 
     # -- the end -----------------------------------------------------------------------------------

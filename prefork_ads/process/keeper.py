@@ -147,9 +147,11 @@ class Keeper:
         return LOOK_EVERY_S if done else 0.0
 
     def _settle(self) -> None:
-        """What the dead have held of budgets; on the connection of the days, if there is one."""
+        """What the rollup has to fold, what the dead have held of budgets; if the days have a connection."""
         if self._connection is None or self._connection.closed:
             return
+        if self._leads:
+            partitions.fold(self._connection)
         config = self._context.config
         settled = budgets.settle(self._connection, config.journal_path, place_of(config))
         for holder, unused in settled:

@@ -63,7 +63,7 @@ class Shelf:
             return _read(self.path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             self._damaged = True
             self._report(f"catalog: the snapshot {self.path} is of no use and ignored: {error}")
             return None
@@ -170,6 +170,8 @@ def _about(line: bytes) -> dict[str, Any]:
     about = orjson.loads(line)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ValueError("it is of another format")
-    if not isinstance(about.get("version"), int) or "mark" not in about:
+    version, mark = about.get("version"), about.get("mark", 0)
+    # As PostgreSQL has them: what it cannot be asked about would never be followed.
+    if type(version) is not int or not -1 < version < 1 << 63 or not isinstance(mark, str | None):
         raise ValueError("its first line does not say what it is")
     return about

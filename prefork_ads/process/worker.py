@@ -70,7 +70,7 @@ CATALOG_SHARE = 0.5
 # What counts for --max-requests.
 ANSWERED = (
     *(Counter.AD_FOUND, Counter.AD_UNKNOWN, Counter.AD_MALFORMED, Counter.AD_UNAVAILABLE),
-    Counter.AD_REDIRECTED,
+    *(Counter.AD_REDIRECTED, Counter.AD_NO_ZONE),
     *(Counter.IMPRESSIONS_TAKEN, Counter.VIEWABLES_TAKEN, Counter.CLICKS_TAKEN),
     Counter.CONVERSIONS_TAKEN,
     *(Counter.LOG_ACCEPTED, Counter.LOG_MALFORMED, Counter.LOG_UNAVAILABLE),
@@ -193,7 +193,7 @@ class Worker:
             client_address(self._config.trusted_proxies),
             meter,
             logged=self._ads.sender.logged,
-            zones=self._ads.serving(meter),
+            zones=self._ads.serving(meter, self._request_failed),
             empty_on_trouble=self._config.ad_fallback == "empty",
         )
         index = {

@@ -47,7 +47,6 @@ THEN: Final = (
     "restate_event_sums",
     "restate_apply_deliveries",
     "restate_apply_rollup",
-    "restate_apply_empty",
 )
 
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})

@@ -21,6 +21,7 @@ MOST_SETS: Final = 64
 MOST_VALUES: Final = 1000
 MOST_ROWS: Final = 200_000
 
+_COUNTRY: Final = re.compile("[A-Z]{2}")
 _MONTH: Final = re.compile(r"(\d{4})-(\d\d)")
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 
@@ -171,6 +172,8 @@ def _filters(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
             raise ConfigError(f"--where {name}: time is chosen by --from and --to.")
         if name == "filtered" and value not in FILTERED:
             raise ConfigError(f"--where filtered: {value!r} is neither filtered nor counted.")
+        if name == "country" and value and not _COUNTRY.fullmatch(value):
+            raise ConfigError(f"--where country: {value!r} is not two capital letters, as DE.")
         found[name] = (*found.get(name, ()), value)
     if any(len(values) > MOST_VALUES for values in found.values()):
         raise ConfigError(f"--where: more than {MOST_VALUES} values of one dimension.")

@@ -24,8 +24,16 @@ ASKS: Final = tuple(f"zone=zone-{number}&uid=" for number in range(1, ZONES + 1)
 
 RELATIONS: Final = ("advertiser", "site", "zone", "segment", "campaign", "creative")
 DERIVED: Final = (
-    *("ad_event", "conversion", "rollup_hour", "delivery_guard", "delivery_day", "delivery_minute"),
-    *("lease", "lease_holder", "budget", "traffic_hour", "user_frequency"),
+    *("ad_event", "conversion", "rollup_base", "rollup_delta", "delivery_guard"),
+    *(
+        "delivery_day",
+        "delivery_minute",
+        "lease",
+        "lease_holder",
+        "budget",
+        "traffic_hour",
+        "user_frequency",
+    ),
 )
 
 SERVE: Final = """

@@ -157,7 +157,7 @@ def crowd(
     """How many campaigns may be shown, and how many of them are of the best tier."""
     eligible, drawn = [], []
     for about, where, _ in asked:
-        fit = catalog.inventory.fit(where[0].zone.id, ()).mask
+        fit = catalog.inventory.fit(where[0]).mask
         mask = catalog.audience.passing(about) & standing.open & fit
         eligible.append(mask.bit_count())
         drawn.append(best_tier(catalog, mask).bit_count())

@@ -13,8 +13,8 @@
 -- come as texts in the format of COPY, as lines do: splitting them is the cheapest way into PostgreSQL.
 --
 -- **Locks are taken in one order** by all who ingest, whatever their batches hold: events, guards, conversions,
--- leases, users, deliveries, rollup, and within each by key. So no two of them wait for each other, and
--- the rows that everybody wants, the rollup's, are held for the shortest time.
+-- leases, users, deliveries, and within each by key. So no two of them wait for each other. The rollup, of which
+-- everybody would want the same rows, is only appended to, and nobody waits there.
 
 -- When a version 7 uuid was made. The three functions are inlined; the last two are what an hour is and what an
 -- event costs, here and wherever it is computed again.
@@ -49,9 +49,9 @@ CREATE TABLE ad_event (
     price_micros bigint      NOT NULL,
     price_model  text        NOT NULL CHECK (price_model IN ('cpm', 'cpc', 'cpa')),
     kind         text        NOT NULL CHECK (kind IN ('impression', 'viewable', 'click')),
-    -- '' where it is not known.
-    country      text        NOT NULL COLLATE "C",
-    device       text        NOT NULL COLLATE "C",
+    -- '' where it is not known. A key of the rollup must fit into a page of its index.
+    country      text        NOT NULL COLLATE "C" CHECK (octet_length(country) <= 200),
+    device       text        NOT NULL COLLATE "C" CHECK (octet_length(device) <= 200),
     -- Why it is not billed; null: it is.
     filtered     text,
     PRIMARY KEY (decision, kind, decided_at)
@@ -97,7 +97,11 @@ COMMENT ON TABLE conversion IS 'Orders that advertisers have told of, each once,
 -- Sums by hour (UTC). Money is in billionths of the currency: an impression of a campaign that pays
 -- price_micros for a thousand costs exactly price_micros of these. Conversions that are attributed to nothing
 -- are in no sum.
-CREATE TABLE rollup_hour (
+--
+-- They stand in two tables. Whoever ingests appends what a batch adds up to (`rollup_delta`): no index, no
+-- conflict, no lock that two could want. The keeper folds that into `rollup_base` every few seconds, and
+-- `rollup_hour` is the sum of both: in each snapshot something is here or there, never in both or neither.
+CREATE TABLE rollup_base (
     hour         timestamptz NOT NULL,
     zone_id      integer     NOT NULL,
     -- 0: no ad.
@@ -119,7 +123,92 @@ CREATE TABLE rollup_hour (
     PRIMARY KEY (hour, campaign_id, zone_id, creative_id, country, device, filtered)
 ) WITH (fillfactor = 70);
 
-COMMENT ON TABLE rollup_hour IS 'What request_log and ad_event add up to, by hour; equal to them in every snapshot.';
+-- What batches have added, a row for each: the n-th elements of its arrays belong together. Without an array all
+-- its elements are 0. A row of arrays costs PostgreSQL a fifth of what as many rows would, to write and to
+-- delete. The hour is counted from 1970; an ad was filled where there is a campaign.
+CREATE TABLE rollup_delta (
+    hours        integer[] NOT NULL,
+    zones        integer[] NOT NULL,
+    campaigns    integer[] NOT NULL,
+    creatives    integer[] NOT NULL,
+    countries    text[]    NOT NULL COLLATE "C",
+    devices      text[]    NOT NULL COLLATE "C",
+    filtered     boolean[] NOT NULL,
+    requests     integer[],
+    impressions  integer[],
+    viewable     integer[],
+    clicks       integer[],
+    conversions  integer[],
+    value_micros bigint[],
+    spend_nanos  bigint[]
+) WITH (autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0,
+        toast.autovacuum_vacuum_threshold = 50000, toast.autovacuum_vacuum_scale_factor = 0);
+
+-- They live for seconds: not worth being compressed.
+ALTER TABLE rollup_delta
+    ALTER hours        SET STORAGE EXTERNAL,
+    ALTER zones        SET STORAGE EXTERNAL,
+    ALTER campaigns    SET STORAGE EXTERNAL,
+    ALTER creatives    SET STORAGE EXTERNAL,
+    ALTER countries    SET STORAGE EXTERNAL,
+    ALTER devices      SET STORAGE EXTERNAL,
+    ALTER filtered     SET STORAGE EXTERNAL,
+    ALTER requests     SET STORAGE EXTERNAL,
+    ALTER impressions  SET STORAGE EXTERNAL,
+    ALTER viewable     SET STORAGE EXTERNAL,
+    ALTER clicks       SET STORAGE EXTERNAL,
+    ALTER conversions  SET STORAGE EXTERNAL,
+    ALTER value_micros SET STORAGE EXTERNAL,
+    ALTER spend_nanos  SET STORAGE EXTERNAL;
+
+COMMENT ON TABLE rollup_base IS 'The sums that rollup_hour is made of, but for what came in the last seconds.';
+COMMENT ON TABLE rollup_delta IS 'What has been added to rollup_hour in the last seconds.';
+
+-- For whoever adds up anyway (reports do): there can be several rows of one key.
+CREATE VIEW rollup_part AS
+SELECT hour, zone_id, campaign_id, creative_id, country, device, filtered,
+       requests, fills, impressions, viewable, clicks, conversions, value_micros, spend_nanos
+  FROM rollup_base
+UNION ALL
+SELECT timestamptz '1970-01-01 00:00:00+00' + hour * interval '1 hour',
+       zone_id, campaign_id, creative_id, country, device, filtered,
+       coalesce(requests, 0)::bigint, CASE WHEN campaign_id > 0 THEN coalesce(requests, 0) ELSE 0 END::bigint,
+       coalesce(impressions, 0)::bigint, coalesce(viewable, 0)::bigint, coalesce(clicks, 0)::bigint,
+       coalesce(conversions, 0)::bigint, coalesce(value_micros, 0), coalesce(spend_nanos, 0)
+  FROM (SELECT unnest(hours) AS hour, unnest(zones) AS zone_id, unnest(campaigns) AS campaign_id,
+               unnest(creatives) AS creative_id, unnest(countries) AS country, unnest(devices) AS device,
+               unnest(filtered) AS filtered, unnest(requests) AS requests, unnest(impressions) AS impressions,
+               unnest(viewable) AS viewable, unnest(clicks) AS clicks, unnest(conversions) AS conversions,
+               unnest(value_micros) AS value_micros, unnest(spend_nanos) AS spend_nanos
+          FROM rollup_delta) AS told;
+
+COMMENT ON VIEW rollup_part IS 'As rollup_hour, with several rows for a key at times; for sums.';
+
+-- The first hour and the last, without a look at what is between.
+CREATE VIEW rollup_span AS
+SELECT least(base.first, timestamptz '1970-01-01 00:00:00+00' + delta.first * interval '1 hour')   AS first,
+       greatest(base.last, timestamptz '1970-01-01 00:00:00+00' + delta.last * interval '1 hour') AS last
+  FROM (SELECT (SELECT min(hour) FROM rollup_base) AS first, (SELECT max(hour) FROM rollup_base) AS last) AS base,
+       (SELECT min(hour) AS first, max(hour) AS last FROM rollup_delta, unnest(hours) AS hour) AS delta;
+
+COMMENT ON VIEW rollup_span IS 'The first and the last hour of rollup_hour.';
+
+CREATE VIEW rollup_hour AS
+SELECT hour, zone_id, campaign_id, creative_id, country, device, filtered,
+       sum(requests)::bigint     AS requests,
+       sum(fills)::bigint        AS fills,
+       sum(impressions)::bigint  AS impressions,
+       sum(viewable)::bigint     AS viewable,
+       sum(clicks)::bigint       AS clicks,
+       sum(conversions)::bigint  AS conversions,
+       sum(value_micros)::bigint AS value_micros,
+       sum(spend_nanos)::bigint  AS spend_nanos
+  FROM rollup_part
+ GROUP BY hour, campaign_id, zone_id, creative_id, country, device, filtered
+-- What was judged anew may leave nothing behind.
+HAVING (sum(requests), sum(impressions), sum(viewable), sum(clicks), sum(conversions)) <> (0, 0, 0, 0, 0);
+
+COMMENT ON VIEW rollup_hour IS 'What request_log and ad_event add up to, by hour; equal to them in every snapshot.';
 
 -- What is known of users, all of it deleted by `prefork-ads user forget`.
 CREATE TABLE user_segment (
@@ -252,73 +341,97 @@ COMMENT ON FUNCTION request_log_summarize(date, date) IS 'Keeps the index of req
 -- Ingest ----------------------------------------------------------------------------------------------------
 
 -- Add to the rollup what these decisions (a line for each column, an array: hour since 1970, zone, campaign,
--- creative, country, device, filtered, requests), events and conversions are worth. Most batches have decisions
--- only, whose sums are here already; all of a batch goes in one statement, for the order of the locks.
+-- creative, country, device, filtered, requests), events and conversions are worth. Nothing is locked.
 CREATE FUNCTION rollup_add(decisions text, events ad_event[], conversions conversion[]) RETURNS void
     LANGUAGE plpgsql VOLATILE
     SET search_path FROM CURRENT
 AS $$
 DECLARE
-    columns text[] := string_to_array(decisions, E'\n');
+    columns text[];
 BEGIN
+    IF decisions <> '' THEN
+        columns := string_to_array(decisions, E'\n');
+        INSERT INTO rollup_delta (hours, zones, campaigns, creatives, countries, devices, filtered, requests)
+        VALUES (columns[1]::integer[], columns[2]::integer[], columns[3]::integer[], columns[4]::integer[],
+                columns[5]::text[], columns[6]::text[], columns[7]::boolean[], columns[8]::integer[]);
+    END IF;
     IF events IS NULL AND conversions IS NULL THEN
-        INSERT INTO rollup_hour AS r
-               (hour, zone_id, campaign_id, creative_id, country, device, filtered, requests, fills)
-        SELECT timestamptz '1970-01-01 00:00:00+00' + d.hour * interval '1 hour',
-               d.zone_id, d.campaign_id, d.creative_id, d.country, d.device, d.filtered,
-               d.requests, CASE WHEN d.campaign_id > 0 THEN d.requests ELSE 0 END
-          FROM unnest(columns[1]::integer[], columns[2]::integer[], columns[3]::integer[], columns[4]::integer[],
-                      columns[5]::text[], columns[6]::text[], columns[7]::boolean[], columns[8]::integer[])
-               AS d (hour, zone_id, campaign_id, creative_id, country, device, filtered, requests)
-         ORDER BY 1, 3, 2, 4, 5, 6, 7
-        ON CONFLICT (hour, campaign_id, zone_id, creative_id, country, device, filtered) DO UPDATE
-           SET requests = r.requests + excluded.requests,
-               fills    = r.fills    + excluded.fills;
         RETURN;
     END IF;
-    INSERT INTO rollup_hour AS r
-           (hour, zone_id, campaign_id, creative_id, country, device, filtered,
-            requests, fills, impressions, viewable, clicks, conversions, value_micros, spend_nanos)
-    SELECT told.hour, told.zone_id, told.campaign_id, told.creative_id, told.country, told.device, told.filtered,
-           sum(told.requests), sum(CASE WHEN told.campaign_id > 0 THEN told.requests ELSE 0 END),
-           sum(told.impressions), sum(told.viewable), sum(told.clicks), sum(told.conversions),
-           sum(told.value_micros), sum(told.spend_nanos)
+    INSERT INTO rollup_delta
+           (hours, zones, campaigns, creatives, countries, devices, filtered,
+            impressions, viewable, clicks, conversions, value_micros, spend_nanos)
+    SELECT array_agg(extract(epoch FROM utc_hour(told.decided_at))::bigint / 3600),
+           array_agg(told.zone_id), array_agg(told.campaign_id), array_agg(told.creative_id),
+           array_agg(told.country), array_agg(told.device), array_agg(told.filtered IS NOT NULL),
+           array_agg((told.kind = 'impression')::integer), array_agg((told.kind = 'viewable')::integer),
+           array_agg((told.kind = 'click')::integer), array_agg((told.kind = 'conversion')::integer),
+           array_agg(told.value_micros),
+           array_agg(CASE WHEN told.filtered IS NULL
+                          THEN ad_spend_nanos(told.kind, told.price_model, told.price_micros) ELSE 0 END)
       FROM (
-        SELECT timestamptz '1970-01-01 00:00:00+00' + d.hour * interval '1 hour' AS hour,
-               d.zone_id, d.campaign_id, d.creative_id, d.country, d.device, d.filtered,
-               d.requests, 0 AS impressions, 0 AS viewable, 0 AS clicks, 0 AS conversions,
-               0::bigint AS value_micros, 0::bigint AS spend_nanos
-          FROM unnest(columns[1]::integer[], columns[2]::integer[], columns[3]::integer[], columns[4]::integer[],
-                      columns[5]::text[], columns[6]::text[], columns[7]::boolean[], columns[8]::integer[])
-               AS d (hour, zone_id, campaign_id, creative_id, country, device, filtered, requests)
-        UNION ALL
-        SELECT utc_hour(e.decided_at), e.zone_id, e.campaign_id, e.creative_id, e.country, e.device,
-               e.filtered IS NOT NULL, 0,
-               (e.kind = 'impression')::integer, (e.kind = 'viewable')::integer, (e.kind = 'click')::integer, 0,
-               0, CASE WHEN e.filtered IS NULL
-                       THEN ad_spend_nanos(e.kind, e.price_model, e.price_micros) ELSE 0 END
+        SELECT e.decided_at, e.zone_id, e.campaign_id, e.creative_id, e.country, e.device, e.filtered,
+               e.kind, e.price_model, e.price_micros, 0::bigint AS value_micros
           FROM unnest(rollup_add.events) AS e
         UNION ALL
-        SELECT utc_hour(c.decided_at), c.zone_id, c.campaign_id, c.creative_id, c.country, c.device,
-               c.filtered IS NOT NULL, 0, 0, 0, 0, 1, c.value_micros,
-               CASE WHEN c.filtered IS NULL
-                    THEN ad_spend_nanos('conversion', c.price_model, c.price_micros) ELSE 0 END
+        SELECT c.decided_at, c.zone_id, c.campaign_id, c.creative_id, c.country, c.device, c.filtered,
+               'conversion', c.price_model, c.price_micros, c.value_micros
           FROM unnest(rollup_add.conversions) AS c
          WHERE c.decision IS NOT NULL
       ) AS told
-     GROUP BY 1, 2, 3, 4, 5, 6, 7
-     ORDER BY 1, 3, 2, 4, 5, 6, 7
-    ON CONFLICT (hour, campaign_id, zone_id, creative_id, country, device, filtered) DO UPDATE
-       SET requests     = r.requests     + excluded.requests,
-           fills        = r.fills        + excluded.fills,
-           impressions  = r.impressions  + excluded.impressions,
-           viewable     = r.viewable     + excluded.viewable,
-           clicks       = r.clicks       + excluded.clicks,
-           conversions  = r.conversions  + excluded.conversions,
-           value_micros = r.value_micros + excluded.value_micros,
-           spend_nanos  = r.spend_nanos  + excluded.spend_nanos;
+    HAVING count(*) > 0;
 END
 $$;
+
+-- Move what these many batches have added, those that came first, into the base; returns how many those were. Who
+-- reads sees all of it there or all of it here. What somebody else is folding is left to him; should two
+-- fold at once all the same, they take the rows of the base in the same order.
+CREATE FUNCTION rollup_fold(at_most integer) RETURNS integer
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path FROM CURRENT
+AS $$
+DECLARE
+    batches integer;
+BEGIN
+    WITH taken AS (
+        DELETE FROM rollup_delta
+         WHERE ctid = ANY (ARRAY(SELECT ctid FROM rollup_delta LIMIT at_most FOR UPDATE SKIP LOCKED))
+        RETURNING *
+    ), told AS (
+        SELECT unnest(hours) AS hour, unnest(zones) AS zone_id, unnest(campaigns) AS campaign_id,
+               unnest(creatives) AS creative_id, unnest(countries) AS country, unnest(devices) AS device,
+               unnest(filtered) AS filtered, unnest(requests) AS requests, unnest(impressions) AS impressions,
+               unnest(viewable) AS viewable, unnest(clicks) AS clicks, unnest(conversions) AS conversions,
+               unnest(value_micros) AS value_micros, unnest(spend_nanos) AS spend_nanos
+          FROM taken
+    ), folded AS (
+        INSERT INTO rollup_base AS r
+               (hour, zone_id, campaign_id, creative_id, country, device, filtered,
+                requests, fills, impressions, viewable, clicks, conversions, value_micros, spend_nanos)
+        SELECT timestamptz '1970-01-01 00:00:00+00' + hour * interval '1 hour',
+               zone_id, campaign_id, creative_id, country, device, filtered,
+               coalesce(sum(requests), 0), CASE WHEN campaign_id > 0 THEN coalesce(sum(requests), 0) ELSE 0 END,
+               coalesce(sum(impressions), 0), coalesce(sum(viewable), 0), coalesce(sum(clicks), 0),
+               coalesce(sum(conversions), 0), coalesce(sum(value_micros), 0), coalesce(sum(spend_nanos), 0)
+          FROM told
+         GROUP BY hour, campaign_id, zone_id, creative_id, country, device, filtered
+         ORDER BY hour, campaign_id, zone_id, creative_id, country, device, filtered
+        ON CONFLICT (hour, campaign_id, zone_id, creative_id, country, device, filtered) DO UPDATE
+           SET requests     = r.requests     + excluded.requests,
+               fills        = r.fills        + excluded.fills,
+               impressions  = r.impressions  + excluded.impressions,
+               viewable     = r.viewable     + excluded.viewable,
+               clicks       = r.clicks       + excluded.clicks,
+               conversions  = r.conversions  + excluded.conversions,
+               value_micros = r.value_micros + excluded.value_micros,
+               spend_nanos  = r.spend_nanos  + excluded.spend_nanos
+    )
+    SELECT count(*) INTO batches FROM taken;
+    RETURN batches;
+END
+$$;
+
+COMMENT ON FUNCTION rollup_fold(integer) IS 'Moves what was added to rollup_hour into rollup_base; no sum changes.';
 
 -- The events (kind, decision, milliseconds of the decision, received, uid, zone, campaign, creative, price,
 -- model, country, device, filtered; lines of COPY) that have not been counted before; they are from now on. Of
@@ -696,6 +809,7 @@ REVOKE EXECUTE ON FUNCTION ad_event_ensure(date, date) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION ad_event_drop_before(date) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION request_log_summarize(date, date) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION conversion_catch_up(interval, interval, interval) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION rollup_fold(integer) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION rollup_add(text, ad_event[], conversion[]) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION ad_event_take(text) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION ad_event_guard(ad_event[]) FROM PUBLIC;
@@ -703,3 +817,16 @@ REVOKE EXECUTE ON FUNCTION conversion_attribute(conversion[], interval, interval
 REVOKE EXECUTE ON FUNCTION conversion_take(text) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION delivery_add(text, ad_event[]) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION ad_ingest(text, text, text, text, text, text, interval, interval) FROM PUBLIC;
+
+COMMENT ON TABLE user_segment IS 'Which users are in which segments.';
+COMMENT ON TABLE delivery_guard IS 'A row for each campaign with a goal: the lock of whoever bills its last impressions.';
+COMMENT ON FUNCTION uuid_time(uuid) IS 'When a uuid of version 7 was made.';
+COMMENT ON FUNCTION utc_hour(timestamptz) IS 'The hour of a moment, in UTC.';
+COMMENT ON FUNCTION ad_spend_nanos(text, text, bigint) IS 'What an event costs, in billionths of the currency.';
+COMMENT ON FUNCTION ad_event_first_day() IS 'The first day whose events are kept.';
+COMMENT ON FUNCTION ad_event_take(text) IS 'Part of ad_ingest: inserts events that are new.';
+COMMENT ON FUNCTION ad_event_guard(ad_event[]) IS 'Part of ad_ingest: marks what is beyond a goal.';
+COMMENT ON FUNCTION conversion_take(text) IS 'Part of ad_ingest: inserts conversions that are new.';
+COMMENT ON FUNCTION conversion_attribute(conversion[], interval, interval) IS 'Finds what conversions are due to.';
+COMMENT ON FUNCTION delivery_add(text, ad_event[]) IS 'Part of ad_ingest: what campaigns have had, by day and minute.';
+COMMENT ON FUNCTION rollup_add(text, ad_event[], conversion[]) IS 'Part of ad_ingest: adds a batch to the rollup.';

@@ -81,3 +81,5 @@ COMMENT ON FUNCTION token_keys() IS 'The keys of tracking tokens; the first to a
 -- They act with their owner's rights; docs/database.md shows what to grant to a serving role.
 REVOKE EXECUTE ON FUNCTION token_key_add() FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION token_keys() FROM PUBLIC;
+
+COMMENT ON FUNCTION token_key_add() IS 'Makes a new signing key and tells its id.';

@@ -33,7 +33,8 @@ SELECT privilege || ' on ' || name
                         ' integer[], date[], bigint[], bigint[], timestamptz)'),
         (29, 'EXECUTE', 'lease_settle(text, text[], interval, timestamptz)'),
         (30, 'EXECUTE', 'lease_clean(timestamptz)'),
-        (31, 'EXECUTE', 'traffic_refresh(timestamptz)')
+        (31, 'EXECUTE', 'traffic_refresh(timestamptz)'),
+        (32, 'EXECUTE', 'rollup_fold(integer)')
        ) AS needed (place, privilege, name)
  WHERE NOT CASE privilege
            WHEN 'EXECUTE' THEN has_function_privilege(to_regprocedure(name), privilege)

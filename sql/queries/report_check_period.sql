@@ -5,13 +5,13 @@ WITH kept AS (
            ::timestamp AT TIME ZONE 'UTC' AS since
 ), asked AS (
     SELECT utc_hour(coalesce(%(from)s::timestamptz,
-                             least((SELECT min(hour) FROM rollup_hour), kept.since, now()))) AS starts,
-           utc_hour(coalesce(%(to)s::timestamptz, greatest((SELECT max(hour) FROM rollup_hour), now()))
+                             least((SELECT first FROM rollup_span), kept.since, now()))) AS starts,
+           utc_hour(coalesce(%(to)s::timestamptz, greatest((SELECT last FROM rollup_span), now()))
                     + interval '1 hour' - interval '1 microsecond') AS ends,
            kept.since
       FROM kept
 )
 SELECT least(greatest(starts, since), ends) AS starts, ends,
-       (SELECT count(DISTINCT hour) FROM rollup_hour
+       (SELECT count(DISTINCT hour) FROM rollup_part
          WHERE hour >= starts AND hour < least(since, ends)) AS forgotten
   FROM asked

@@ -3,7 +3,7 @@
 -- A bound that was left out is the end of what there is. `raw_from` is the first day whose requests are
 -- still kept.
 WITH rollup AS (
-    SELECT min(hour) AS first, max(hour) + interval '1 hour' AS last FROM rollup_hour
+    SELECT first, last + interval '1 hour' AS last FROM rollup_span
 ), period AS (
     SELECT coalesce(%(from)s::timestamptz, rollup.first, date_trunc('day', now()))        AS starts,
            coalesce(%(to)s::timestamptz, rollup.last, date_trunc('hour', now() + interval '1 hour')) AS ends,

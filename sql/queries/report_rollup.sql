@@ -14,7 +14,7 @@ SELECT r.hour,
        coalesce(c.tier, '')            AS tier,
        r.filtered,
        r.requests, r.fills, r.impressions, r.viewable, r.clicks, r.conversions, r.value_micros, r.spend_nanos
-  FROM rollup_hour AS r
+  FROM rollup_part AS r
   LEFT JOIN campaign AS c ON c.id = r.campaign_id
   LEFT JOIN zone     AS z ON z.id = r.zone_id
  WHERE r.hour >= %(from)s AND r.hour < %(to)s

@@ -20,4 +20,4 @@ CREATE TEMPORARY TABLE restate_event (
     filtered    text,
     PRIMARY KEY (decision, kind)
 ) ON COMMIT DROP;
-CREATE TEMPORARY TABLE restate_sum (LIKE rollup_hour INCLUDING DEFAULTS) ON COMMIT DROP;
+CREATE TEMPORARY TABLE restate_sum (LIKE rollup_base INCLUDING DEFAULTS) ON COMMIT DROP;

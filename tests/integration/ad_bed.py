@@ -190,14 +190,18 @@ class Placed:
         said: Decision = {"zone": self.zone}
         if self.campaign:
             said["campaign"], said["creative"] = self.campaign, 10 + self.campaign
-            said["price"], said["model"] = 1500, self.model
+        for name in ("country", "device", "filtered"):
+            if getattr(self, name):
+                said[name] = getattr(self, name)
+        said["version"] = 7
+        if self.uid:
+            said["uid"] = self.uid
+        if self.campaign:
+            said["model"], said["price"] = self.model, 1500
             if self.campaign in GOALS:
                 said["leased"] = day_of(self.campaign, self.at).isoformat()
             if self.campaign == 3 and self.uid:
                 said["caps"] = True
-        for name in ("country", "device", "uid", "filtered"):
-            if getattr(self, name):
-                said[name] = getattr(self, name)
         return said
 
     def event(self, filtered: str | None = None) -> AdEvent:

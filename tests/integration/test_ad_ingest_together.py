@@ -304,7 +304,7 @@ def test_a_beacon_that_meets_itself_under_way_counts_once(database: Database) ->
     """The second waits until it is known what becomes of the first: it is not counted, or it counts."""
     events = events_of(event_line(NOON, "click", placed(1).event()))
     for end, clicks in (("commit", 1), ("rollback", 1)):
-        database.execute("TRUNCATE ad_event, rollup_hour, delivery_day")
+        database.execute("TRUNCATE ad_event, rollup_base, rollup_delta, delivery_day")
         with (
             closing(database.connect(autocommit=False)) as one,
             closing(database.connect(autocommit=False)) as two,
@@ -321,21 +321,19 @@ def test_a_beacon_that_meets_itself_under_way_counts_once(database: Database) ->
 
 
 def test_a_batch_that_is_undone_by_a_deadlock_is_sent_again(database: Database) -> None:
-    """Somebody takes rows of the rollup in another order; no line is blamed for it, none is lost."""
-    lines = [event_line(NOON, "click", placed(n).event()) for n in (1, 2)]
+    """Somebody takes rows of deliveries in another order; no line is blamed for it, none is lost."""
+    lines = [event_line(NOON, "click", placed(n, n).event()) for n in (1, 3)]
     ship_by_copy(database, lines)
-    more = [event_line(NOON, "click", placed(n).event()) for n in (3, 4)]
-    lock = "SELECT FROM rollup_hour WHERE zone_id = %s FOR UPDATE"
+    more = [event_line(NOON, "click", placed(n + 3, n).event()) for n in (1, 3)]
+    lock = "SELECT FROM delivery_day WHERE campaign_id = %s FOR UPDATE"
     with (
         closing(database.connect(autocommit=False)) as other,
         other.cursor() as cursor,
         ThreadPoolExecutor() as threads,
     ):
-        cursor.execute(lock, (2,))
+        cursor.execute(lock, (3,))
         shipping = threads.submit(ship_by_copy, database, more)
-        wait_until(
-            lambda: waiting(database) == 1, "the batch, which has zone 1, to wait for zone 2"
-        )
+        wait_until(lambda: waiting(database) == 1, "the batch, which has campaign 1, to wait for 3")
         # Whoever has waited longer notices first, and is undone.
         cursor.execute(lock, (1,))
         other.rollback()

@@ -263,7 +263,7 @@ def test_the_curve_is_that_of_the_sites_a_campaign_is_bound_to(database: Databas
         "INSERT INTO site (key, name, domain)"
         " VALUES ('day', 'D', 'd.example'), ('night', 'N', 'n.example');"
         "INSERT INTO zone (key, site_id, name, sizes) SELECT key, id, key, '{300x250}' FROM site;"
-        "INSERT INTO rollup_hour"
+        "INSERT INTO rollup_base"
         " (hour, zone_id, campaign_id, creative_id, country, device, filtered, requests)"
         " SELECT date_trunc('day', now(), 'UTC') - interval '2 days' + h * interval '1 hour', z.id, 0, 0,"
         " '', '', false, CASE WHEN (z.key = 'day') = (h BETWEEN 6 AND 17) THEN 100 ELSE 0 END"

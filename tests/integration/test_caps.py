@@ -207,6 +207,18 @@ def test_memory_is_bounded_and_breaks_no_cap(database: Database) -> None:
         assert not server.is_capped(campaign, NOON_S + KEEP_S + 6.0)
 
 
+def test_a_clock_that_is_put_back_does_not_fill_the_memory(database: Database) -> None:
+    """What was decided in the future is forgotten as soon as what is decided now; until then it counts."""
+    campaign = make_campaign(database, cap_hour=1)
+    with servers(database) as (server,):
+        assert not server.is_capped(campaign, NOON_S)
+        server.show(campaign, NOON_S)
+        before_s = NOON_S - 7200
+        assert server.is_capped(campaign, before_s)
+        assert server.is_capped(campaign, before_s + KEEP_S - 1)
+        assert not server.is_capped(campaign, before_s + KEEP_S + 2)
+
+
 def test_a_late_decision_counts_for_its_own_hour(database: Database) -> None:
     """A dead worker's lines arrive hours later: they are no part of this hour, but of the flight."""
     campaign = make_campaign(database, cap_hour=1, cap_flight=3)

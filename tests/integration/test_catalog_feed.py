@@ -287,6 +287,24 @@ def test_a_catalog_that_cannot_be_compiled_leaves_the_one_before(
     run(scenario)
 
 
+def test_a_database_without_a_version_is_told_of_and_asked_again(database: Database) -> None:
+    """One that is being restored has tables before it has rows."""
+    database.execute("DELETE FROM catalog_state")
+
+    async def scenario() -> None:
+        host = Host(database.dsn, every_s=0.02)
+        async with host.open():
+            await host.feed.has_asked.wait()
+            assert host.current.catalog is None
+            database.execute("INSERT INTO catalog_state (version) VALUES (0)")
+            await host.feed.caught_up.wait()
+        assert set(host.said) == {
+            "catalog: PostgreSQL knows of no version: catalog_state has no row"
+        }
+
+    run(scenario)
+
+
 def test_what_budgets_said_holds_in_the_next_catalog(database: Database) -> None:
     """And whoever is told of a catalog is told before anything is served from it."""
     fill(database, 3)

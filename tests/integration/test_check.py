@@ -67,7 +67,7 @@ def test_all_is_well(database: Database) -> None:
     assert found["database"].startswith("ok PostgreSQL 1")
     assert found["schema"] == f"ok Up to date: {len(migrations())} migrations are applied."
     assert found["rights"].endswith("may look up ads and log requests.")
-    assert found["connections"].startswith("ok 1 workers use 4 connections and ")
+    assert found["connections"].startswith("ok 1 workers use 6 connections and ")
     assert found["address"] == "ok A free port will be taken."
 
 
@@ -146,7 +146,7 @@ def test_the_documented_grants_are_enough(database: Database, stranger: str) -> 
 def test_too_few_connections(database: Database) -> None:
     result = check("--dsn", database.dsn, "--workers", "128", "--readers", "64")
     assert result.exit_code == 69
-    assert "128 workers use 8322 connections and " in lines(result)["database"]
+    assert "128 workers use 16642 connections and " in lines(result)["database"]
     assert "Raise max_connections" in lines(result)["database"]
 
 

@@ -64,7 +64,7 @@ def test_a_request_is_held_against_the_catalog(shop: Database) -> None:
     found = told(shop, "--zone", "home", "--country", "DE")
     assert found["wine"]["probability"] == pytest.approx(100 / 200)
     assert found["goal"]["probability"] == pytest.approx(100 / 200)
-    assert found["beer"]["reason"] == "it asks for segment 1"
+    assert found["beer"]["reason"] == "it asks for segment young"
     # Without a user a cap cannot be looked at, so it is not risked.
     assert found["tea"]["rule"] == "caps"
     elsewhere = told(shop, "--zone", "home", "--country", "FR")

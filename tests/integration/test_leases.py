@@ -245,8 +245,8 @@ def test_a_goal_that_is_set_later_counts_what_was_before(database: Database) -> 
     with play(database, campaign) as stage:
         stranger = stage.start_worker()
         stage.run(
-            "INSERT INTO rollup_hour (hour, zone_id, campaign_id, creative_id, country, device, filtered,"
-            " fills) VALUES (date_trunc('hour', %s), 1, %s, 1, '', '', false, 40)",
+            "INSERT INTO rollup_base (hour, zone_id, campaign_id, creative_id, country, device, filtered,"
+            " requests, fills) VALUES (date_trunc('hour', %s), 1, %s, 1, '', '', false, 40, 40)",
             *(stage.at, campaign),
         )
         stranger.usable, stranger.ends_s = 40, stage.now_s + 86_400

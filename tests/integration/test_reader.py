@@ -442,3 +442,29 @@ def test_a_reader_that_was_just_cancelled_is_not_woken(database: Database) -> No
         await asyncio.gather(task, return_exceptions=True)
 
     run(scenario)
+
+
+def test_a_caller_that_fails_harms_nobody_else(database: Database) -> None:
+    """Neither those in its batch nor the reader; and the same when all of them are given up."""
+    fill(database, 2)
+
+    def fail(_: object) -> None:
+        raise LookupError("a caller's own bug")
+
+    async def scenario() -> None:
+        told: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        desk = Desk(database.dsn)
+        async with desk.open():
+            assert desk.line.look_up(key(1), fail)
+            rows = await asyncio.gather(desk.ask(key(1)), desk.ask(key(2)))
+            assert [row[0] for row in rows] == [key(1), key(2)]
+            assert (await desk.ask(key(2)))[0] == key(2), "by the same reader"
+            assert desk.line.look_up(key(1), fail)
+            late = desk.ask(key(1))
+            desk.line.expire(time.monotonic() + 100)
+            assert await late == AWAY
+        assert [str(context["exception"]) for context in told] == ["a caller's own bug"] * 2
+        assert desk.said == []
+
+    run(scenario)

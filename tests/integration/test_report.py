@@ -51,7 +51,8 @@ ZONES_OF_TIME: Final = (
 )
 UIDS: Final = tuple(f"{n:08x}00007000800000000000{n:04x}" for n in range(1, 5))
 EMPTY: Final = (
-    "TRUNCATE request_log, ad_event, conversion, rollup_hour, delivery_day, delivery_minute"
+    "TRUNCATE request_log, ad_event, conversion, rollup_base, rollup_delta, delivery_day,"
+    " delivery_minute"
 )
 
 

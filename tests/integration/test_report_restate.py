@@ -29,7 +29,8 @@ FIRST: Final = datetime.datetime.fromisoformat("2026-10-24")
 NOON: Final = datetime.datetime(2026, 10, 24, 12, tzinfo=datetime.UTC)
 AGENTS: Final = ("person", "crawler", "spider")
 EMPTY: Final = (
-    "TRUNCATE request_log, ad_event, conversion, rollup_hour, delivery_day, delivery_minute"
+    "TRUNCATE request_log, ad_event, conversion, rollup_base, rollup_delta, delivery_day,"
+    " delivery_minute"
 )
 STATE: Final = (
     "SELECT * FROM rollup_hour ORDER BY 1, 2, 3, 4, 5, 6, 7",

@@ -252,6 +252,37 @@ def test_an_errand_that_waits_for_a_lock_does_not_hold_up_the_others(database: D
     run(scenario)
 
 
+def test_an_errand_that_is_broken_does_not_hold_up_the_others(database: Database) -> None:
+    """Nor does it end the worker, which has requests to answer that know nothing of errands."""
+
+    class CannotAsk(Recorder):
+        def ask(self) -> tuple[str, Mapping[str, Any]] | None:
+            super().ask()
+            raise LookupError("what?")
+
+    class CannotRead(Recorder):
+        def answered(self, rows: list[tuple[Any, ...]]) -> None:
+            super().answered(rows)
+            raise LookupError("these?")
+
+    async def scenario() -> None:
+        mute, puzzled, well = CannotAsk(every_s=0.02), CannotRead(every_s=0.02), Recorder()
+        well.every_s = 0.02
+        house = House(database.dsn, mute, puzzled, well)
+        async with house.open():
+            for errand in (mute, puzzled, well):
+                await errand.until(lambda: errand.asked >= 3)  # noqa: B023
+            await well.answers(3)
+        assert len(stewards(database)) <= 1, "all on one connection"
+        assert house.counters[Counter.ERRANDS_FAILED] >= 6
+        assert {line.partition(": ")[2] for line in house.said} == {
+            "an errand is broken: CannotAsk: LookupError: what?",
+            "an errand is broken: CannotRead: LookupError: these?",
+        }
+
+    run(scenario)
+
+
 def test_a_notification_is_heard_after_a_statement_that_failed(database: Database) -> None:
     """aiopg's own way of waiting for one goes deaf with it."""
 

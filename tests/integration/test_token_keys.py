@@ -117,6 +117,16 @@ def test_numbers_come_round(database: Database) -> None:
         token_keys.rotate(database.dsn, 0)
 
 
+def test_a_key_that_was_retired_stays_so(database: Database) -> None:
+    """Somebody has seen it: no later call may have its tokens taken again."""
+    keys(database)
+    token_keys.retire(database.dsn, 0, 3600)
+    token_keys.retire(database.dsn, 0, 0)
+    with pytest.raises(ConfigError, match="There is no key 0, or it was retired"):
+        token_keys.retire(database.dsn, 0, 3600)
+    assert keys(database)[0] == Key(0, None, False)
+
+
 def test_a_key_that_there_is_not_cannot_be_retired(database: Database) -> None:
     with pytest.raises(ConfigError, match="no key 9"):
         token_keys.retire(database.dsn, 9, 0)
@@ -145,7 +155,7 @@ def test_the_commands_show_and_change_them(database: Database) -> None:
     assert first.stdout.endswith("signs\n")
     rotated = run("keys", "rotate", "--dsn", database.dsn, "--keep", "24h")
     assert rotated.stdout == (
-        "Key 1 was made. Tokens of the keys before it are taken for 86,400 s more.\n"
+        "Key 1 was made. Tokens of the keys before it are taken for 1 day more.\n"
     )
     retired = run("keys", "retire", "0", "--dsn", database.dsn)
     assert retired.stdout == "Tokens of key 0 are refused from now on.\n"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Database
 from tests.support import wait_until
-from tests.system.harness import ROOT
+from tests.system.harness import ROOT, Server
 from tests.system.test_cli import command, environment, run
 
 CATALOG = """\
@@ -208,3 +208,49 @@ def test_looking_makes_no_tables(empty_database: Database) -> None:
         assert done.returncode == 70
         assert "lacks migrations: run `prefork-ads migrate` first." in done.stderr
     assert empty_database.fetch("SELECT to_regclass('campaign')") == [(None,)]
+
+
+@pytest.mark.once
+def test_looking_makes_no_database(tmp_path: Path) -> None:
+    """A slip in --data-dir is told; it would have been an empty report from a database of its own."""
+    nowhere = tmp_path / "nowhere"
+    for words in (("report",), ("keys", "list"), ("catalog", "export"), ("explain", "--zone", "a")):
+        done = run(*words, "--data-dir", str(nowhere))
+        assert done.returncode == 72, done.stderr
+        assert f"There is no database in {nowhere}" in done.stderr
+    assert not nowhere.exists()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--zone", "a", "--size", "big"), "--size: 'big' is not like 300x250"),
+        (("--zone", "a", "--region", "Bayern"), "--region: 'Bayern' is not like DE-BE"),
+        (("--zone", "a", "--k", "section"), "--k: 'section' is not NAME=VALUE"),
+        (("--zone", "b"), "the catalog has no zone 'b'"),
+    ],
+)
+def test_explain_refuses_what_no_request_could_say(
+    database: Database, words: tuple[str, ...], reason: str
+) -> None:
+    database.execute(
+        "INSERT INTO site (key, name, domain) VALUES ('s', 's', 's.example');"
+        "INSERT INTO zone (key, site_id, name, sizes, formats)"
+        " VALUES ('a', 1, 'a', '{300x250}', '{html}')"
+    )
+    done = run("explain", *words, "--dsn", database.dsn)
+    assert done.returncode == 2
+    assert reason in done.stderr
+
+
+@pytest.mark.once
+def test_visitors_say_at_once_that_there_is_nothing_to_visit(database: Database) -> None:
+    """Not at the end of a day that nobody was there for."""
+    done = run("demo", "traffic", "--url", "http://127.0.0.1:1")
+    assert done.returncode == 69
+    assert "does not answer" in done.stderr
+    with Server(dsn=database.dsn) as server:
+        done = run("demo", "traffic", "--url", server.url)
+    assert done.returncode == 69
+    assert "`prefork-ads demo load` puts it there" in done.stderr

@@ -57,24 +57,27 @@ def get(url: str) -> tuple[int, bytes]:
 
 
 def test_a_start_says_what_it_does_and_what_to_try() -> None:
-    """Bare, without any database: address, database, workers, and three URLs that work."""
-    with Server("--demo-variants", "500") as server:
+    """Bare, without any database: address, database, workers, and URLs that work, also for a browser."""
+    with Server("--demo-variants", "500", "--demo-catalog") as server:
         text = "\n".join(server.lines())
         assert re.search(r"prefork-ads \S+: 2 workers, database embedded PostgreSQL in ", text)
         assert re.search(rf"listening on {server.url} \(2 slots\)", text)
-        server.wait_for_line(r"curl '.*/ad\?id=")
+        demo = server.wait_for_line(r"In a browser: (.*/demo)$")
         tries = [line for line in server.lines() if line.startswith("  curl ")]
-        urls = [re.sub(r"^  curl |'", "", line) for line in tries]
+        urls = [re.sub(r"^  curl (-A Mozilla )?|'", "", line) for line in tries]
         assert [url.removeprefix(server.url).partition("?")[0] for url in urls] == [
             "/",
             "/log",
             "/ad",
+            "/ad",
         ]
-        (index, log, ad) = (get(url) for url in urls)
+        (index, log, ad, zone) = (get(url) for url in urls)
         assert json.loads(index[1])["name"] == "prefork-ads"
         assert log == (204, b"")
         assert ad[0] == 200
         assert json.loads(ad[1])["id"] == urls[2].partition("id=")[2]
+        assert json.loads(zone[1])["zone"] == "home-side"
+        assert get(demo[1])[0] == 200
 
 
 def test_serve_is_the_same_as_nothing(database: Database) -> None:

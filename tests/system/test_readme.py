@@ -51,6 +51,8 @@ _VARYING: Final = (
     (r"\d+ workers|\(\d+ slots\)", "N"),
     (r", database .*", ", database NAME"),
     (r"Python 3\.\d+\.\d+", "Python 3"),
+    # Chances, which depend on the hour.
+    (r"\d+\.\d+%", "N%"),
     (r"Python 3\.\d+ \(.*\)", "Python 3 (PATH)"),
     # How psql pads its columns.
     (r"-{3,}", "---"),
@@ -80,8 +82,8 @@ def steps() -> list[Step]:
 
 
 def alike(line: str) -> str:
-    """A line without what differs from run to run; of an ad only the names of its columns."""
-    if line.startswith('{"id":'):
+    """A line without what differs from run to run; of an ad only the names of its members."""
+    if line.startswith(('{"id":', '{"decision":')):
         return f"ad with {', '.join(json.loads(line))}"
     for pattern, word in _VARYING:
         line = re.sub(pattern, word, line)
@@ -120,7 +122,7 @@ class Reader:
     def run(self, command: str, variables: str) -> str:
         """What a command prints, on either stream; it has to succeed."""
         done = subprocess.run(
-            ["bash", "-c", f"{variables}\n{self.own(command)}"],
+            ["bash", "-c", self.own(f"{variables}\n{command}")],
             cwd=self.clone,
             env=self.environ,
             stdin=subprocess.DEVNULL,
@@ -192,7 +194,7 @@ def said_by(reader: Reader, step: Step, variables: dict[str, str]) -> str:
         # For the commands below, each of which gets a shell of its own.
         variables[assigned[1]] = reader.run(assigned[2], before).strip()
         return ""
-    if not step.command.startswith("psql "):
+    if not re.search(r"^psql |prefork-ads report ", step.command):
         return reader.run(step.command, before)
 
     def all_seen() -> bool:

@@ -274,7 +274,11 @@ def random_facts(random: Random) -> Facts:
 
 def random_places(random: Random, catalog: Catalog) -> list[Place]:
     return [
-        Place(zone, tuple(some(random, [*SIZES, "1x1"])) if chance(random, 0.3) else ())
+        Place(
+            zone,
+            tuple(some(random, [*SIZES, "1x1"])) if chance(random, 0.3) else (),
+            (random.choice(("image", "html")),) if chance(random, 0.2) else (),
+        )
         for zone in random.choices(list(catalog.zones.values()), k=random.choice((1, 1, 2, 3)))
     ]
 

@@ -37,7 +37,8 @@ class SlowState:
 class SlowPage:
     """The places of a page that were looked at, and what was chosen for them."""
 
-    places: Sequence[tuple[Row, tuple[str, ...]]]
+    # Zone, and the sizes and formats asked for.
+    places: Sequence[tuple[Row, tuple[str, ...], tuple[str, ...]]]
     chosen: list[Row | None] = field(default_factory=list)
     after: Sequence[Row] = ()
 
@@ -52,10 +53,10 @@ def first_rule(
     paying: bool,
 ) -> str | None:
     """What drops a campaign at the next place of the page; None: it may be drawn, if no tier is better."""
-    zone, sizes = page.places[len(page.chosen)]
+    zone, sizes, formats = page.places[len(page.chosen)]
     return (
         rule_of_status(rows, campaign)
-        or rule_of_zone(rows, campaign, zone, sizes)
+        or rule_of_zone(rows, campaign, zone, sizes, formats)
         or rule_of_time(campaign, facts)
         or rule_of_sender(rows, campaign, facts)
         or rule_of_standing(campaign, state, capped, paying)
@@ -91,11 +92,13 @@ def understood(rows: Rows, targeting: Row) -> bool:
     return True
 
 
-def rule_of_zone(rows: Rows, campaign: Row, zone: Row, sizes: tuple[str, ...]) -> str | None:
+def rule_of_zone(
+    rows: Rows, campaign: Row, zone: Row, sizes: tuple[str, ...], formats: tuple[str, ...]
+) -> str | None:
     site = rows["site"][zone["site_id"]]
     if zone["status"] != "active" or site["status"] != "active":
         return "zone"
-    if not fitting(rows, campaign, zone, sizes):
+    if not fitting(rows, campaign, zone, sizes, formats):
         return "creative"
     if not on_one_side(campaign["targeting"].get("site", {}), [site["key"]]):
         return "site"
@@ -109,7 +112,9 @@ def rule_of_zone(rows: Rows, campaign: Row, zone: Row, sizes: tuple[str, ...]) -
     return None
 
 
-def fitting(rows: Rows, campaign: Row, zone: Row, sizes: tuple[str, ...]) -> list[Row]:
+def fitting(
+    rows: Rows, campaign: Row, zone: Row, sizes: tuple[str, ...], formats: tuple[str, ...]
+) -> list[Row]:
     """The campaign's creatives that could be shown there."""
     found = []
     for creative in sorted(rows["creative"].values(), key=lambda one: one["id"]):
@@ -118,6 +123,8 @@ def fitting(rows: Rows, campaign: Row, zone: Row, sizes: tuple[str, ...]) -> lis
         if creative["status"] != "active":
             continue
         if creative["format"] not in zone["formats"]:
+            continue
+        if formats and creative["format"] not in formats:
             continue
         if creative["width"] is not None:
             size = f"{creative['width']}x{creative['height']}"
@@ -247,8 +254,8 @@ def rule_of_page(rows: Rows, campaign: Row, page: SlowPage, state: SlowState) ->
             return "neighbours"
         if state.left.get(campaign["id"], 1000) < len(page.places):
             return "neighbours"
-        for zone, sizes in page.places:
-            if rule_of_zone(rows, campaign, zone, sizes) is not None:
+        for zone, sizes, formats in page.places:
+            if rule_of_zone(rows, campaign, zone, sizes, formats) is not None:
                 return "neighbours"
     for other in there:
         if other["id"] == campaign["id"]:

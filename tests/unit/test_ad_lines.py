@@ -75,6 +75,84 @@ def test_leases_and_users_with_caps() -> None:
     assert ads.seen == f"{USER}\t2\t{last.split(chr(9).encode())[1].decode()}\t{NOW_MS}"
 
 
+ORDERED = (
+    "zone",
+    "campaign",
+    "creative",
+    "country",
+    "city",
+    "device",
+    "filtered",
+    "version",
+    "page",
+    "price",
+)
+ENDS = ("leased", "caps")
+NAMES = st.sampled_from(
+    ["", "DE", "é", 'a"b', "a\\b", ',"version":', '"leased":"2026-11-23"}}', "\t"]
+)
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"zone": st.integers(1, 2), "version": st.integers(1, 9)},
+            optional={
+                "campaign": st.integers(1, 2),
+                "creative": st.integers(3, 4),
+                **dict.fromkeys(("country", "city", "device", "filtered", "page"), NAMES),
+                "price": st.integers(0, 2),
+                "leased": st.just("2026-11-22"),
+                "caps": st.just(True),
+            },
+        ),
+        max_size=8,
+    )
+)
+def test_what_is_cut_out_of_a_line_is_what_reading_all_of_it_says(records: list[Any]) -> None:
+    """As a server writes them, and the same in an order in which nothing can be cut out."""
+    stamps, sides = [CLOCK.stamp() for _ in records], []
+    for order in ((*ORDERED, "uid", *ENDS), ("uid", *ENDS, *reversed(ORDERED))):
+        lines = []
+        for stamp, record in zip(stamps, records, strict=True):
+            said: Any = {**record, "uid": USER}
+            said = {name: said[name] for name in order if name in said}
+            params = ad_records.decision_params({"x": 1}, said)
+            lines.append(line(stamp, b"decision", params, b"test", None, "192.0.2.1", None))
+        sides.append(added_up(batch(*lines)))
+    cut, read = sides
+    if cut is None or read is None:
+        assert cut == read
+        return
+    as_rows = [
+        sorted(
+            zip(
+                *[column[1:-1].replace(" ", "").split(",") for column in ads.decisions.split("\n")],
+                strict=True,
+            )
+        )
+        for ads in (cut, read)
+        if "," not in "".join(str(r.get("country", "")) + str(r.get("device", "")) for r in records)
+    ]
+    assert as_rows[:1] == as_rows[1:]
+    assert sorted(cut.leased.split("\n")) == sorted(read.leased.split("\n"))
+    assert cut.seen == read.seen
+
+
+def test_a_servers_line_is_not_read_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says behind the version is left alone, unless a lease or a cap stands at its end."""
+    monkeypatch.setattr(ad_lines, "_record", lambda *_: pytest.fail("it was read"))
+    said: Decision = {
+        "zone": 1,
+        "campaign": 2,
+        "creative": 3,
+        "version": 4,
+        "page": "x",
+        "model": "cpm",
+    }
+    assert ads_of(decided(said), decided({**said, "price": 5})).decisions.endswith("{2}")
+
+
 def test_an_event_stands_as_its_token_told() -> None:
     event: AdEvent = {
         "decision": ID,
@@ -160,6 +238,8 @@ def test_no_parameter_of_a_client_is_taken_for_a_record(request: Any, page: str)
         (b"decision", b'{"request":{},"decision":{"zone":[1]}}'),
         (b"decision", b'{"request":{},"decision":{"zone":1,"country":"a\\nb"}}'),
         (b"decision", b'{"request":{},"decision":{"zone":1,"campaign":2,"caps":true,"uid":"x"}}'),
+        (b"decision", b'{"request":{},"decision":{"zone":1,"country":"%b"}}' % (201 * b"x")),
+        (b"decision", b'{"request":{},"decision":{"zone":1x,"version":1}}'),
         (b"click", b'{"request":{},"event":{"decision":"12"}}'),
         (b"click", b'{"request":{},"event":[1]}'),
         (b"conversion", b'{"request":{},"conversion":{"advertiser":1,"order":2}}'),

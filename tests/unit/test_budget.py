@@ -2,6 +2,7 @@
 
 import pytest
 
+from prefork_ads.ads.turns import IDLE_A_SECOND, MOST
 from tests.unit.budget_bed import DAY_S, GOAL, NOON_S, Bed, replayed, rows_of, tomorrow
 
 MIDNIGHT_S = NOON_S + DAY_S / 2
@@ -307,10 +308,24 @@ def test_what_is_left_of_a_roadblock_is_in_the_state_when_it_is_few() -> None:
 def test_of_thousands_of_campaigns_a_call_is_about_some_and_all_get_their_turn() -> None:
     bed = Bed(*[GOAL] * 1500)
     asked: set[int] = set()
-    for _ in range(8):
-        numbers = bed.ask()["campaigns"]
-        assert len(numbers) <= 500
-        asked.update(numbers)
-        bed.answer(*(bed.row(0, number) for number in numbers))
+    granted: set[int] = set()
+    for _ in range(2 * -(-1500 // MOST)):
+        call = bed.ask()
+        assert len(call["campaigns"]) <= MOST
+        asked.update(call["campaigns"])
+        wants = dict(zip(call["campaigns"], call["wants"], strict=True))
+        granted.update(number for number, want in wants.items() if want)
+        hurried = bed.hurried
+        bed.answer(*(bed.row(want, number) for number, want in wants.items()))
+        # All of them at once, in calls that each take a moment.
+        assert bed.hurried > hurried or len(granted) == 1500
+        bed.at_s += 0.02
+    assert len(asked) == len(granted) == 1500
+    # Then nobody has use for them, and few are looked at.
+    rows = 0
+    for _ in range(60):
         bed.at_s += 1
-    assert len(asked) == 1500
+        numbers = bed.ask()["campaigns"]
+        rows += len(numbers)
+        bed.answer(*(bed.row(4, number) for number in numbers))
+    assert 0 < rows <= 60 * IDLE_A_SECOND

@@ -18,7 +18,7 @@ from prefork_ads.cli import cli, main
 from prefork_ads.cli.options import settings
 from prefork_ads.cli.progress import Progress, counted, show_time
 from prefork_ads.cli.reference import BEGIN, END, reference
-from prefork_ads.cli.wiring import what_to_try
+from prefork_ads.cli.wiring import Examples, what_to_try
 from prefork_ads.options import GROUPS, OPTIONS
 from tests.unit.journal_bed import make_journal, put
 
@@ -301,14 +301,25 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
     ],
 )
 def test_what_to_try_can_be_pasted(url: str, shown: str) -> None:
-    assert what_to_try(url, "some-id")[1] == f"  {shown}"
+    assert what_to_try(url, Examples("some-id"))[1] == f"  {shown}"
 
 
-def test_without_ads_the_third_line_says_how_to_make_some() -> None:
-    *_, with_one = what_to_try("http://h:1", "some-id")
-    assert with_one == "  curl 'http://h:1/ad?id=some-id'"
-    *_, without = what_to_try("http://h:1", None)
-    assert "prefork-ads variants generate" in without
+def test_without_ads_the_lines_say_how_to_make_some() -> None:
+    *_, ad, zone = what_to_try("http://h:1", Examples("some-id", "home"))
+    assert ad == "  curl 'http://h:1/ad?id=some-id'"
+    assert zone == "  curl -A Mozilla 'http://h:1/ad?zone=home'"
+    *_, ad, zone = what_to_try("http://h:1", Examples())
+    assert "prefork-ads variants generate" in ad
+    assert "prefork-ads demo load" in zone
+
+
+def test_where_the_demonstration_is_a_browser_is_told_of_its_page() -> None:
+    """Not behind a Unix socket, which no browser opens."""
+    everything = Examples("some-id", "home-side", has_demo=True)
+    assert (
+        what_to_try("http://0.0.0.0:1", everything)[-1] == "In a browser: http://127.0.0.1:1/demo"
+    )
+    assert "/demo" not in what_to_try("unix:/run/ads.sock", everything)[-1]
 
 
 # ---- progress

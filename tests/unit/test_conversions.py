@@ -111,6 +111,36 @@ def test_a_body_that_is_none_is_refused() -> None:
     assert tracker.events == []
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        b'"uid": "0190163d-8694-73aa-bea5-966c2e123d00"',
+        b'"customer": 12345678901234567890',
+        b'"rate": 0.12345678901234567',
+    ],
+)
+def test_numbers_of_a_body_are_read_whatever_stands_beside_them(beside: bytes) -> None:
+    """What has many digits, or looks so (a sixth of all uuids does), has all numbers read otherwise."""
+    tracker = Tracker()
+    for numbers in (
+        b'"order": 7, "value": 12.50',
+        b'"order": 12345678901234567890, "value": 1.25e1',
+    ):
+        body = b'{"advertiser": "acme", %b, %b}' % (numbers, beside)
+        assert tracker.ask("/conv", JSON, method="POST", body=body).status == 204
+    said = [params["conversion"] for _, params in tracker.params()]
+    assert [one["order"] for one in said] == ["7", "12345678901234567890"]
+    assert [one["value"] for one in said] == [12_500_000, 12_500_000]
+
+
+@pytest.mark.parametrize("value", [b"1e999", b"1e-999", b"12.1234567", b"1" * 900, b"-1", b"true"])
+def test_what_is_no_amount_in_a_body_is_refused(value: bytes) -> None:
+    tracker = Tracker()
+    body = b'{"advertiser": "acme", "order": 1, "value": %b, "n": 12345678901234567890}' % value
+    assert tracker.ask("/conv", JSON, method="POST", body=body).status == 400
+    assert tracker.events == []
+
+
 def test_a_click_s_token_says_which_decision_and_who() -> None:
     """The token itself, which has the uid in it, is not logged a second time."""
     tracker = Tracker()
@@ -159,3 +189,11 @@ def test_head_is_no_order() -> None:
     tracker = Tracker()
     assert tracker.ask("/conv?advertiser=acme&order=1", method="HEAD").status == 200
     assert tracker.events == []
+
+
+def test_orders_of_an_archived_advertiser_still_come() -> None:
+    """So do those of one without any campaign."""
+    tracker = Tracker()
+    assert tracker.ask("/conv?advertiser=retired&order=1").status == 200
+    [(_, params)] = tracker.params()
+    assert params["conversion"]["order"] == "1"

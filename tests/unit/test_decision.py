@@ -79,7 +79,7 @@ def compare(
         catalog, standing, facts, places, draws, capped=mask, after=beside, paying=paying
     )
     page = SlowPage(
-        places=[(rows["zone"][place.zone.id], place.sizes) for place in places],
+        places=[(rows["zone"][place.zone.id], place.sizes, place.formats) for place in places],
         after=[rows["campaign"][one] for one in after],
     )
     for choice, explanation in zip(choices, explained, strict=True):
@@ -132,8 +132,8 @@ def check_place(
         assert not expected
         return
     assert choice.campaign.id in expected
-    zone, sizes = page.places[len(page.chosen)]
-    creatives = fitting(rows, rows["campaign"][choice.campaign.id], zone, sizes)
+    zone, sizes, formats = page.places[len(page.chosen)]
+    creatives = fitting(rows, rows["campaign"][choice.campaign.id], zone, sizes, formats)
     assert choice.creative.id in [creative["id"] for creative in creatives]
 
 

@@ -45,7 +45,11 @@ def links(page: Path) -> Iterator[tuple[Path, str]]:
 
 
 def flags_of(command: click.Command) -> set[str]:
-    flags = {flag for parameter in command.params for flag in parameter.opts}
+    flags = {
+        flag
+        for parameter in command.params
+        for flag in (*parameter.opts, *parameter.secondary_opts)
+    }
     if isinstance(command, click.Group):
         flags = flags.union(*map(flags_of, command.commands.values()))
     return flags

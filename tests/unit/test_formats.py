@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from prefork_ads.ads import formats
+from prefork_ads.ads import formats, macros
 from prefork_ads.ads.facts import Choice
 from prefork_ads.ads.formats import Page, Placed
 from prefork_ads.http.message import Answers
@@ -72,6 +72,18 @@ def test_several_places_are_a_list_with_its_gaps() -> None:
     assert ads[1] == {"decision": DECISION.hex(), "zone": "home-top"}
     assert ads[0] == ads[2]
     assert ads[0]["creative"] == "spring-box"
+
+
+@pytest.mark.parametrize("format", ["json", "html", "image", "js"])
+@pytest.mark.parametrize("several", [False, True])
+def test_further_header_lines_stand_beside_the_others(format: str, several: bool) -> None:
+    one = placed()
+    wire = formats.answer(
+        ANSWERS, format, [one], PAGE, several=several, extra=b"X-One: 1\r\nX-Two: 2\r\n"
+    )
+    [found] = read_answers(wire)
+    assert (found.headers["x-one"], found.headers["x-two"]) == ("1", "2")
+    assert int(found.headers["content-length"]) == len(found.body)
 
 
 @pytest.mark.parametrize("format", ["json", "html", "image"])
@@ -149,6 +161,19 @@ def test_html_that_forgot_the_click_is_one_link() -> None:
     assert found == (
         f'<a href="{URLS["click"]}" target="_blank" rel="noopener sponsored"><p>Hello</p></a>'
     )
+
+
+def test_html_is_taken_apart_once_however_often_it_is_shown() -> None:
+    """Whatever braces its style has: with a token in it, what is remembered would never be met again."""
+    one = html("<style>p{color:red}</style><p>{campaign}</p>")
+    answer("html", one)
+    met = macros._parts.cache_info().misses
+    for number in range(10):
+        one.token = signed(zone=number)
+        body = answer("html", one).body.decode()
+        assert f"/c/{one.token}" in body
+        assert "<style>p{color:red}</style><p>spring</p></a>" in body
+    assert macros._parts.cache_info().misses == met
 
 
 def test_html_with_its_click_is_left_alone() -> None:

@@ -44,7 +44,9 @@ def test_keys_that_have_not_changed_are_not_written_again(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}x", b"[[1]]", b'[[1, "00", true]]', b'[[1, "zz", true]]', b"7"]
+    "content",
+    [b"", b"{}x", b"[[1]]", b'[[1, "00", true]]', b'[[1, "zz", true]]', b"7"]
+    + [b'[[%d, "%b", true]]' % (number, b"00" * 32) for number in (-1, 256)],
 )
 def test_a_file_that_is_of_no_use_is_ignored_and_told_of(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)

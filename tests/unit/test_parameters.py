@@ -293,6 +293,20 @@ def test_what_is_nested_deep_enough_for_anybody(filling: bytes) -> None:
     from_json(b"[" * 240 + filling + b"]" * 240)
 
 
+@pytest.mark.parametrize("levels", range(230, 256))
+@pytest.mark.parametrize("name", [b"", b"a"], ids=["a list", "a member that was in the query, too"])
+def test_what_is_taken_fits_into_the_object_of_whoever_logs_it(name: bytes, levels: int) -> None:
+    """A decision's line holds the request one level deeper; found out there it would be too late."""
+    value = b"[" * levels + b"]" * levels
+    parameters: Parameters = parse_query(b"a=1")
+    try:
+        add_json(parameters, b'{"a":%b}' % value if name else value)
+    except MalformedBody:
+        assert levels > 240
+    else:
+        to_json({"request": parameters})
+
+
 def test_json_joins_the_query() -> None:
     assert from_json(b'{"a":2,"b":[3]}', b"a=1&b=x&b=y&c=z") == {
         "a": ["1", 2],

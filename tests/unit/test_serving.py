@@ -11,11 +11,13 @@ from typing import Any, Final
 
 import pytest
 
+from prefork_ads.ads import serving
 from prefork_ads.ads.addresses import client_address
 from prefork_ads.ads.base_url import base_url
 from prefork_ads.ads.budget import Budget
 from prefork_ads.ads.caps import Caps
 from prefork_ads.ads.current import Current
+from prefork_ads.ads.decision_log import DecisionLog
 from prefork_ads.ads.endpoints import UNAVAILABLE, Endpoints, Found
 from prefork_ads.ads.geography import Geography
 from prefork_ads.ads.meter import Meter
@@ -27,6 +29,7 @@ from prefork_ads.events.uuid7 import Uuid7
 from prefork_ads.http.message import Answers
 from prefork_ads.http.router import Router
 from prefork_ads.metrics import CELLS, Counter
+from prefork_ads.process.worker import ANSWERED
 from tests.unit.http_bed import PEER, Answer, Bed
 from tests.unit.test_sender import BERLIN, write_database
 from tests.unit.tracking_bed import compiled, rows
@@ -66,6 +69,7 @@ class Server:
     asked: list[tuple[str, Callable[[Found], None]]] = field(default_factory=list)
     counters: list[int] = field(default_factory=lambda: [0] * CELLS)
     holder: str = "a-worker"
+    failures: list[tuple[str, Exception]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         answers = Answers(lambda: NOW_NS / 1e9)
@@ -97,6 +101,7 @@ class Server:
             base_url(None, []),
             self.counters,
             meter,
+            report=lambda what, error: self.failures.append((what, error)),
             explain_key=KEY,
         )
         endpoints = Endpoints(
@@ -445,6 +450,23 @@ def test_without_the_person_s_data_caps_are_not_risked(lookup: str) -> None:
     assert other.ask(f"/ad?zone=home-top&uid={UID}", found=UNAVAILABLE).status == 200
 
 
+def test_a_failure_behind_the_lookup_is_answered_and_told(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else would answer this request any more."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DecisionLog, "keep", fail)
+        assert server.ask(f"/ad?zone=home-top&uid={UID}", found=PERSON).status == 500
+    [(what, error)] = server.failures
+    assert "/ad" in what
+    assert isinstance(error, ZeroDivisionError)
+    assert server.ask(f"/ad?zone=home-top&uid={UID}", found=PERSON).status == 200
+
+
 def test_without_a_uid_there_are_no_capped_campaigns() -> None:
     """A cap that cannot be looked at is not broken."""
     server = Server(changed("campaign", 5, cap_day=2))
@@ -579,6 +601,27 @@ def test_formats(server: Server) -> None:
     image = server.ask("/ad?zone=home-top&format=image")
     assert (image.status, "/i/" in image.headers["location"]) == (302, True)
     assert server.counted() == {"AD_FOUND": 1, "AD_REDIRECTED": 1, "DECISIONS_FILLED": 2}
+
+
+def test_who_asks_for_a_picture_decides_among_pictures() -> None:
+    """An ad that could not be shown is not chosen: no decision says that a place was filled which was not."""
+    html = {"format": "html", "html": "<p>Hi</p>", "image_url": None}
+    with_both = rows()
+    with_both["creative"][51] = {**with_both["creative"][50], **html, "id": 51, "weight": 10_000}
+    both = Server(rows=with_both)
+    for _ in range(20):
+        assert both.ask("/ad?zone=home-top&format=image").status == 302
+    html_alone = Server(rows=changed("creative", 50, **html))
+    assert html_alone.ask("/ad?zone=home-top&format=image").status == 204
+    assert html_alone.counted() == {"AD_UNKNOWN": 1, "DECISIONS_UNFILLED": 1}
+    decision = json.loads(html_alone.events[-1][3].replace("\\\\", "\\"))["decision"]
+    assert (decision["formats"], "campaign" in decision) == (["image"], False)
+
+
+def test_every_answer_counts_for_the_worker_s_share_of_requests() -> None:
+    """--max-requests is about all of them, also those that are no ads."""
+    outcomes = {*serving._COUNTED.values(), *serving._FAILED.values()}
+    assert outcomes <= set(ANSWERED)
 
 
 def test_who_has_the_key_is_told_why(server: Server) -> None:

@@ -98,6 +98,9 @@ def damages(whole: bytes) -> dict[str, bytes]:
         "of another format": whole.replace(b'"format":1', b'"format":2'),
         "no version": whole.replace(b'"version"', b'"Version"'),
         "a list": b"[]\n",
+        "a number for a row": lines[0] + b"5\n",
+        "nothing for a row": lines[0] + b"null\n",
+        "a list for a relation": lines[0] + b'[["site"],1,{}]\n',
         "not UTF-8": whole.replace(b"news", b"ne\xff\xff"),
     }
 
@@ -112,6 +115,16 @@ def test_a_damaged_one_is_ignored_and_replaced(shelf: Shelf, said: list[str], wh
     assert "is of no use and ignored" in said[0]
     assert shelf.write(SNAPSHOT)
     assert shelf.read() == SNAPSHOT
+
+
+@pytest.mark.parametrize("stamp", [(2**63, None), (-1, None), (True, None), (7, 5), (7, ["x"])])
+def test_one_that_postgresql_cannot_be_asked_about_is_ignored(
+    shelf: Shelf, said: list[str], stamp: tuple[int, str | None]
+) -> None:
+    """Though it is whole: a worker that began with it would ask in vain for what it lacks."""
+    shelf.write(Snapshot(*stamp, SNAPSHOT.rows))
+    assert shelf.read() is None
+    assert "is of no use and ignored" in said[0]
 
 
 def test_the_latest_of_a_burst_is_kept(shelf: Shelf) -> None:

@@ -133,3 +133,30 @@ def test_cores(text: str, value: str | tuple[int, ...]) -> None:
 def test_what_is_no_list_of_cores(text: str) -> None:
     with pytest.raises(ValueError, match=r"\A"):
         values.parse_cores(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://ads.example.org",
+        "http://127.0.0.1:8080",
+        "https://[::1]:8443/",
+        "HTTPS://xn--e1afmkfd.example/ads/v1",
+    ],
+)
+def test_addresses_of_the_web(text: str) -> None:
+    assert values.parse_web_address(f" {text} ") == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("ads.example.org", "//ads.example.org", "ftp://a.example", "javascript:x", "https://"),
+        *("https://a b", "https://a.example\r\nX: y", "https://a.example?x", "https://u@a.example"),
+        *("https://exämple.org", 'https://a.example/"', "https://a.example/{base}"),
+    ],
+)
+def test_what_no_link_can_begin_with(text: str) -> None:
+    """All links of all ads would lead nowhere, and nobody would be told."""
+    with pytest.raises(ValueError, match=r"\A"):
+        values.parse_web_address(text)

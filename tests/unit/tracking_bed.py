@@ -79,6 +79,8 @@ def rows(**more: Mapping[int, Mapping[str, Any]]) -> Rows:
         "advertiser": {
             1: dict(id=1, key="acme", name="Acme", cap_flight=None, **advertiser),
             2: dict(id=2, key="bolt", name="Bolt", cap_flight=None, **advertiser),
+            3: dict(id=3, key="retired", name="R", cap_flight=None, **advertiser)
+            | {"status": "archived"},
         },
         "site": {
             3: {
