@@ -55,8 +55,6 @@ class Decision(TypedDict, total=False):
     os: str
     browser: str
     filtered: str
-    # In the table alone, after a restatement: what `filtered` said when the decision was made.
-    was_filtered: str
     # Of the catalog, and the id of the state line that was the last before it.
     version: int
     state: str
@@ -82,6 +80,8 @@ class Decision(TypedDict, total=False):
     caps: bool
     # The person could not be looked up: all that has a cap was left out, as without a uid.
     away: bool
+    # In the table alone, after a restatement: what `filtered` said when the decision was made.
+    was_filtered: str
 
 
 class AdEvent(TypedDict, total=False):

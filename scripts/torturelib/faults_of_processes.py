@@ -153,11 +153,13 @@ class Upgrade(Fault):
     def end(self) -> None:
         program = self.parts.program
         _refuse_unused(self, signal.SIGUSR2)
+        # Both: until the new one has seen the old one's end, it takes no other order.
         self.parts.waiter.until(
             lambda: self.old not in program.masters() and program.master is not None,
             "a new master, and the end of the old one",
             RELOAD_LIMIT_S,
         )
+        program.wait_for_line(r"upgrade: done", self.mark, RELOAD_LIMIT_S)
         self.did = f"master pid={self.old} → pid={program.master}"
 
 

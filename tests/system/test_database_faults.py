@@ -534,7 +534,7 @@ def test_reads_go_to_the_standby_and_on_from_the_primary_without_it(
         with under_load(it) as clients:
             standby.end(signal.SIGKILL)
             wait_until(
-                lambda: database.fetch(reading, "prefork-ads reader") == [(2,)],
+                lambda: database.fetch(reading, "prefork-ads reader") == [(4,)],
                 "the readers on the primary",
                 LIMIT_S,
             )
