@@ -78,7 +78,8 @@ class Decision(TypedDict, total=False):
     leased: str
     # The campaign or its advertiser has caps and the user is known.
     caps: bool
-    # The person could not be looked up: all that has a cap was left out, as without a uid.
+    # All that has a cap was left out, as without a uid: the person could not be looked up, or nothing more
+    # could be remembered.
     away: bool
     # In the table alone, after a restatement: what `filtered` said when the decision was made.
     was_filtered: str

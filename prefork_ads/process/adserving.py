@@ -19,7 +19,7 @@ from prefork_ads.ads.addresses import client_address
 from prefork_ads.ads.assets import Assets
 from prefork_ads.ads.base_url import base_url
 from prefork_ads.ads.budget import Budget
-from prefork_ads.ads.caps import Caps
+from prefork_ads.ads.caps import KEEP_BEHIND_REPLICA_S, KEEP_S, Caps
 from prefork_ads.ads.conversions import Conversions
 from prefork_ads.ads.current import Current
 from prefork_ads.ads.endpoints import UNAVAILABLE, Unavailable
@@ -89,7 +89,8 @@ class AdServing:
         keys = KeyFeed(self._keyring, self._shelf.directory, say)
         traffic = TrafficFeed()
         unshipped_s = lambda: journaling.journal.oldest_unshipped_s  # noqa: E731 - a property's
-        self._caps = Caps(unshipped_s)
+        behind_s = KEEP_BEHIND_REPLICA_S if config.reader_dsn else KEEP_S
+        self._caps = Caps(unshipped_s, keep_s=config.read_timeout_s + behind_s)
         self._budget = Budget(
             journaling.stream,
             place_of(config),

@@ -13,7 +13,8 @@ from uuid import UUID
 
 import pytest
 
-from prefork_ads.ads.caps import KEEP_S, Caps
+from prefork_ads.ads.caps import KEEP_BEHIND_REPLICA_S as KEEP_S
+from prefork_ads.ads.caps import Caps
 from prefork_ads.ads.catalog import Catalog, Rows
 from prefork_ads.db.queries import query
 from prefork_ads.events.uuid7 import Uuid7
@@ -42,7 +43,7 @@ class Server:
     """One worker: what it has decided arrives in PostgreSQL when it says so."""
 
     def __init__(self, database: Database, catalog: Catalog, cursor: Any) -> None:
-        self.caps = Caps(lambda: 0.0)
+        self.caps = Caps(lambda: 0.0, keep_s=KEEP_S)
         self.catalog = catalog
         self.cursor = cursor
         self.ids = Uuid7(random.Random(7))
@@ -199,7 +200,7 @@ def test_memory_is_bounded_and_breaks_no_cap(database: Database) -> None:
     """Full, nobody gets what has a cap; what must have arrived by now is forgotten."""
     campaign = make_campaign(database, cap_hour=1000)
     with servers(database) as (server,):
-        server.caps = Caps(lambda: 5.0, most=10)
+        server.caps = Caps(lambda: 5.0, keep_s=KEEP_S, most=10)
         for _ in range(10):
             assert not server.is_capped(campaign, NOON_S)
             server.show(campaign, NOON_S)
