@@ -112,14 +112,18 @@ class AdServing:
         self._steward = self._make_steward(errands, say)
         # A line of its own shows how many wait in it; the seat's gauge has those of both.
         self._waiting = [0] * len(Gauge)
-        self._people: LookupLine[Unavailable] = LookupLine(
+        self._people = self._make_line()
+        self._readers = [self._make_reader(say) for _ in range(config.readers)]
+
+    def _make_line(self) -> LookupLine[Unavailable]:
+        config = self._config
+        return LookupLine(
             unavailable=UNAVAILABLE,
             batch=config.read_batch,
             bound=config.read_queue,
             timeout_s=config.read_timeout_s,
             gauges=self._waiting,
         )
-        self._readers = [self._make_reader(say) for _ in range(config.readers)]
 
     def _make_steward(self, errands: list[Errand], say: Report) -> Steward:
         steward = Steward(

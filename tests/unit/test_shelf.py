@@ -141,8 +141,18 @@ def test_the_latest_of_a_burst_is_kept(shelf: Shelf) -> None:
     asyncio.run(scenario())
 
 
-def test_who_did_not_get_the_lock_tries_again(shelf: Shelf) -> None:
+def test_who_did_not_get_the_lock_tries_again(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its holder may write an older one, and die before it hears of ours."""
+    outcomes: list[bool] = []
+    write = Shelf.write
+
+    def noted(self: Shelf, snapshot: Snapshot) -> bool:
+        outcomes.append(write(self, snapshot))
+        return outcomes[-1]
+
+    monkeypatch.setattr(Shelf, "write", noted)
 
     async def scenario() -> None:
         keeping = asyncio.create_task(shelf.run(after_s=0.01))
@@ -150,7 +160,10 @@ def test_who_did_not_get_the_lock_tries_again(shelf: Shelf) -> None:
         lock = os.open(shelf.path.parent / "lock", os.O_RDWR | os.O_CREAT)
         fcntl.flock(lock, fcntl.LOCK_EX)
         shelf.keep(SNAPSHOT)
-        await asyncio.sleep(0.05)
+        async with asyncio.timeout(10):
+            while len(outcomes) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert outcomes[:2] == [False, False]
         assert not shelf.path.exists()
         os.close(lock)
         async with asyncio.timeout(10):
