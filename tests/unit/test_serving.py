@@ -24,6 +24,7 @@ from prefork_ads.ads.meter import Meter
 from prefork_ads.ads.sender import Sender
 from prefork_ads.ads.serving import Serving
 from prefork_ads.ads.tokens import Key, Keyring
+from prefork_ads.events import ad_lines
 from prefork_ads.events.event import EventClock
 from prefork_ads.events.uuid7 import Uuid7
 from prefork_ads.http.message import Answers
@@ -448,6 +449,20 @@ def test_without_the_person_s_data_caps_are_not_risked(lookup: str) -> None:
     assert server.counted()["AD_FALLBACKS"] == 1
     other = Server(line_takes=lookup == "fails")
     assert other.ask(f"/ad?zone=home-top&uid={UID}", found=UNAVAILABLE).status == 200
+
+
+def test_a_decisions_line_is_counted_by_its_beginning(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the writer counts stands first in it, so that `ad_lines` need not read the rest."""
+    assert server.ask("/ad?zone=home-top&kw=news").status == 200
+    data = "\t".join(server.events[-1]).encode() + b"\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(ad_lines, "_record", lambda *_: pytest.fail("it was read whole"))
+        counted = ad_lines.added_up(data)
+    said = server.decision
+    assert counted is not None
+    assert all(str(said[name]) in counted.decisions for name in ("zone", "campaign", "creative"))
 
 
 def test_a_failure_behind_the_lookup_is_answered_and_told(
