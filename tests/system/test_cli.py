@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Database
-from tests.support import wait_until
+from tests.support import unmeasured, wait_until
 from tests.system.harness import ROOT, Server
 
 COLUMNS = "id,advertiser_id,campaign_id,width,height,title,image_url,click_url"
@@ -194,7 +194,7 @@ def test_ctrl_c_while_generating_keeps_what_is_there(database: Database) -> None
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(),
+        env=unmeasured(environment()),
     )
     wait_until(
         lambda: database.fetch("SELECT done > 0 FROM variant_generation") == [(True,)],
@@ -258,7 +258,7 @@ def test_ctrl_c_while_importing_keeps_whole_batches(database: Database) -> None:
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(),
+        env=unmeasured(environment()),
     )
     assert process.stdin is not None
     assert process.stderr is not None

@@ -19,7 +19,7 @@ from prefork_ads.events.journal import Journal
 from prefork_ads.events.segments import new_stream
 from prefork_ads.events.uuid7 import Uuid7
 from tests.conftest import Database
-from tests.support import wait_until
+from tests.support import unmeasured, wait_until
 from tests.system.clients import Clients
 from tests.system.gate import Gate
 from tests.system.harness import ROOT, Server
@@ -407,6 +407,7 @@ def test_ctrl_c_in_the_middle_of_ship_loses_nothing(database: Database, tmp_path
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env=unmeasured(os.environ),
         )
         with shipping:
             wait_until(lambda: _waits(database), "a statement that waits for the lock", 30)
