@@ -116,8 +116,13 @@ def choose(
 
 def _draw(catalog: Catalog, standing: Standing, fit: Fit, among: int, draw: int) -> Choice:
     """One of these, of whom all fit and there is one at least."""
-    bit, rest = draw_bit(standing.digits, among, draw)
-    campaign = catalog.by_bit[bit]
+    by_bit = catalog.by_bit
+    highest = by_bit[among.bit_length() - 1]
+    assert highest is not None, "a bit of a mask has a campaign"
+    # They are of one tier, and what lies below it need not be counted.
+    first, digits = standing.digits(highest.tier)
+    bit, rest = draw_bit(digits, among >> first, draw)
+    campaign = by_bit[first + bit]
     assert campaign is not None, "a bit of a mask has a campaign"
     kinds = fit.kinds
     choices = [choice for kind, choice in catalog.entries[campaign.id].choices if kind in kinds]

@@ -38,14 +38,18 @@ class Standing:
         self._needs: dict[int, int] = {}
         self._left: dict[int, int] = {}
         self._numbers = catalog.weights.times(NEUTRAL_NEED)
-        self._digits: Digits | None = None
+        self._digits: dict[str, tuple[int, Digits]] = {}
 
-    @property
-    def digits(self) -> Digits:
-        """Weight times need of all campaigns, for a draw."""
-        if self._digits is None:
-            self._digits = tuple((p, mask) for p, mask in enumerate(self._numbers.digits) if mask)
-        return self._digits
+    def digits(self, tier: str) -> tuple[int, Digits]:
+        """Weight times need of a tier's campaigns, for a draw, and the bit that these masks begin with."""
+        found = self._digits.get(tier)
+        if found is None:
+            theirs = self.catalog.inventory.tiers[tier]
+            first = max((theirs & -theirs).bit_length() - 1, 0)
+            masks = [(place, (mask & theirs) >> first) for place, mask in enumerate(self._numbers.digits)]
+            found = first, tuple((place, mask) for place, mask in masks if mask)
+            self._digits[tier] = found
+        return found
 
     def weight(self, bit: int) -> int:
         """What the campaign weighs in a draw, in units of the catalog's weights."""
@@ -99,7 +103,7 @@ class Standing:
             self._needs[bit] = need
         if differing := before ^ self.weight(bit):
             self._numbers.toggle(bit, differing)
-            self._digits = None
+            self._digits.clear()
         self._set_shut(bit, self.shut(bit) & ~UNNEEDED if need else self.shut(bit) | UNNEEDED)
 
     def _set_shut(self, bit: int, shut: int) -> None:
@@ -140,7 +144,7 @@ class Standing:
         copy = Standing.__new__(Standing)
         copy.catalog, copy.open = catalog, self.open
         copy._shut, copy._needs, copy._left = dict(self._shut), dict(self._needs), dict(self._left)
-        copy._numbers, copy._digits = self._numbers.copy(), None
+        copy._numbers, copy._digits = self._numbers.copy(), {}
         return copy
 
     def _renew(self, bit: int, weight_before: int) -> None:

@@ -323,7 +323,8 @@ def test_a_standing_moves_with_its_campaigns(whole: bool) -> None:
     assert (moved.shut(one_bit(after, 5)), moved.need(one_bit(after, 5))) == (0, 4)
     assert moved.shut(one_bit(after, 9)) == CLOSED
     for one, campaign in after.campaigns.items():
-        number = sum((mask >> campaign.bit & 1) << place for place, mask in moved.digits)
+        first, digits = moved.digits(campaign.tier)
+        number = sum((mask >> campaign.bit - first & 1) << place for place, mask in digits)
         assert number == moved.weight(campaign.bit), one
 
 
