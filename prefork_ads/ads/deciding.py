@@ -8,8 +8,10 @@ why, and for the tokens of the answer.
 - **Caps.** Where the person is not known (no uid, PostgreSQL away, a program) campaigns with caps are left
   out: a cap that cannot be looked at is not broken.
 - Programs are shown house ads at most.
+- Budgets and caps are told of a choice as soon as it is made, and the next decision is made by what they say
+  then. Should its line not be taken, nobody has seen that ad and it counts as shown, which exceeds nothing.
 
-Must not know: answers, SQL, how a campaign is chosen.
+Must not know: answers, lines, SQL, how a campaign is chosen.
 """
 
 import random
@@ -49,12 +51,16 @@ class Decided:
     standing: Standing
     state: str
     """The id of the last state line; "" before the first."""
-    stamp: bytes
-    """Time and id of the first line."""
+    stamps: list[bytes]
+    """Time and id of each place's line."""
     facts: Facts
     places: list[Place]
     draws: list[int]
     choices: Choices
+    days: list[str]
+    """For each place the day of the lease that was used; "" for none."""
+    told: list[Any] | None
+    """For each place why each campaign was chosen or not, if somebody wants to know."""
     known: bool
     """The person was looked up."""
     capped: int
@@ -93,9 +99,12 @@ class Deciding:
         self._places_of: Catalog | None = None
 
     def decide(
-        self, request: Request, asked: Asked, client: Client, found: Found
+        self, request: Request, asked: Asked, client: Client, found: Found, *, tell: bool = False
     ) -> Decided | None:
-        """None when there is no such zone any more. `found` is the person's row, or UNAVAILABLE."""
+        """None when there is no such zone any more. `found` is the person's row, or UNAVAILABLE.
+
+        `tell`: also why. It takes its time.
+        """
         serving = self._current.serving
         if serving is None:
             return None
@@ -118,19 +127,40 @@ class Deciding:
         facts = sender.facts(request, asked, client, where, at_s, segments)
         draw = self._draw
         draws = [draw(DRAW_BITS)] if len(places) == 1 else [draw(DRAW_BITS) for _ in places]
-        choices = decide(
-            catalog, standing, facts, places, draws, capped=capped, paying=not client.bot
-        )
-        # fmt: off - thirteen lines would say no more
+        paying = not client.bot
+        choices = decide(catalog, standing, facts, places, draws, capped=capped, paying=paying)
+        told = None
+        if tell:
+            # Before budgets are told what was served.
+            explained = explain_page(
+                catalog, standing, facts, places, draws, capped=capped, paying=paying
+            )
+            told = [one.as_json(_MOST_TOLD) for one in explained]
+        stamps = [stamp]
+        while len(stamps) < len(places):
+            stamps.append(clock.another())
+        days = []
+        for choice, line_stamp in zip(choices, stamps):  # noqa: B905 - strict costs; made together
+            day = ""
+            if choice is not None:
+                campaign = choice.campaign
+                if campaign.leased:
+                    day = self._budget.served(campaign, at_s)
+                if known and campaign.capped:
+                    self._caps.served(asked.uid, campaign, line_stamp[-32:].decode(), at_s)
+            days.append(day)
+        # fmt: off - fifteen lines would say no more
         return Decided(
             catalog,
             standing,
             state,
-            stamp,
+            stamps,
             facts,
             places,
             draws,
             choices,
+            days,
+            told,
             known,
             capped,
             client,
@@ -158,17 +188,3 @@ class Deciding:
             else:
                 places += [place] * count
         return places
-
-
-def explanations(decided: Decided) -> list[Any]:
-    """For each place why each campaign was chosen or not. Ask before budgets are told what was served."""
-    explained = explain_page(
-        decided.catalog,
-        decided.standing,
-        decided.facts,
-        decided.places,
-        decided.draws,
-        capped=decided.capped,
-        paying=not decided.client.bot,
-    )
-    return [one.as_json(_MOST_TOLD) for one in explained]

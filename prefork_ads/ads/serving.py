@@ -2,8 +2,13 @@
 
     read → look up the person, if there is a uid → decide → a line for each place → answer
 
-Nothing waits on the way but the lookup of the person, which is batched like that of `/ad?id`; a request
-without uid is answered where it is read. There is no task and no future, only a callback.
+Nothing waits on the way but the lookup of the person, which is batched like that of `/ad?id`. There is no
+task and no future, only a callback.
+
+What is ready goes the rest of the way together: first all of them are decided, then all get their lines, then
+all their answers. *Measured*: one after the other, each from decision to answer, takes 46 µs a request; 32
+together 34, eight 38. It is the same work, but a processor holds the code of one step in its first cache and
+not that of all three. Meanwhile PostgreSQL has the next batch of people already.
 
 Who does not want to be known (see `privacy`) has no uid from the first step on, in nothing that is stored
 either; and nobody looks up what a program has seen.
@@ -17,6 +22,7 @@ Must not know: transports, SQL, what decides.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Final
 
@@ -26,10 +32,10 @@ from prefork_ads.ads.budget import Budget
 from prefork_ads.ads.caps import Caps
 from prefork_ads.ads.clients import Client
 from prefork_ads.ads.current import Current
-from prefork_ads.ads.deciding import Deciding, explanations
+from prefork_ads.ads.deciding import Decided, Deciding
 from prefork_ads.ads.decision_log import DecisionLog
 from prefork_ads.ads.endpoints import UNAVAILABLE, AppendLine, Found, LookUp, Unavailable
-from prefork_ads.ads.formats import Page
+from prefork_ads.ads.formats import Page, Placed
 from prefork_ads.ads.meter import Meter
 from prefork_ads.ads.pixel import FOR_ANY_PAGE
 from prefork_ads.ads.sender import Sender
@@ -38,6 +44,10 @@ from prefork_ads.events.event import EventClock
 from prefork_ads.events.parameters import MalformedBody, Parameters, add_json, parse_query, to_json
 from prefork_ads.http.message import REFERER, X_EXPLAIN_KEY, Answers, Request
 from prefork_ads.metrics import Cells, Counter
+
+# Of those that nothing is looked up for so many go together. The others are answered where they are read:
+# whoever watches over the length of a round (`http.overload`) sees answers, not what waits here.
+_TOGETHER: Final = 64
 
 # By the status in the first line of an answer.
 _COUNTED: Final = {
@@ -61,6 +71,22 @@ _RETRY: Final = b"Retry-After: 1\r\n"
 Read = Callable[..., Asked]
 
 
+@dataclass(slots=True)
+class _Case:
+    """A request on its way."""
+
+    request: Request
+    parameters: Parameters
+    asked: Asked
+    client: Client
+    since_ns: int
+    found: Found = UNAVAILABLE
+    """The person's row; UNAVAILABLE: the person is not known."""
+    decided: Decided | None = None
+    placed: list[Placed] | None = None
+    answer: bytes | None = None
+
+
 class Serving:
     """The handlers of `/ad` for zones; `Endpoints` routes to them."""
 
@@ -68,6 +94,7 @@ class Serving:
         "_answers",
         "_append_line",
         "_base_url",
+        "_call_soon",
         "_clock",
         "_counters",
         "_current",
@@ -78,8 +105,10 @@ class Serving:
         "_log",
         "_look_up_person",
         "_meter",
+        "_ready",
         "_report",
         "_sender",
+        "_steps",
     )
 
     def __init__(
@@ -96,13 +125,14 @@ class Serving:
         base_url: Callable[[Request], str],
         counters: Cells,
         meter: Meter,
+        call_soon: Callable[[Callable[[], None]], object],
         *,
         report: Callable[[str, Exception], None],
         explain_key: str | None = None,
     ) -> None:
         """`look_up_person` delivers a uid's row of `person_lookup`; `base_url` is what links begin with.
 
-        `report` is told of what should not happen: which request, and the error.
+        `call_soon` is the loop's; `report` is told of what should not happen: which request, and the error.
         """
         self._answers = answers
         self._clock = clock
@@ -110,7 +140,7 @@ class Serving:
         self._look_up_person = look_up_person
         self._current = current
         self._deciding = Deciding(current, budget, caps, sender, clock)
-        self._log = DecisionLog(clock, append_line, budget, caps, keyring, sender, counters)
+        self._log = DecisionLog(append_line, keyring, sender, counters)
         self._keyring = keyring
         self._sender = sender
         self._base_url = base_url
@@ -119,6 +149,9 @@ class Serving:
         self._report = report
         self._late = meter.late.append
         self._explain_key = explain_key.encode() if explain_key else None
+        self._call_soon = call_soon
+        self._ready: list[_Case] = []
+        self._steps = (self._decide, self._log_it, self._write)
 
     # -- handlers ----------------------------------------------------------------------------------
 
@@ -168,53 +201,83 @@ class Serving:
             if zone not in serving[0].zones:
                 return self._no_zone(request, parameters, zone, since_ns)
         client = sender.client(request)
+        case = _Case(request, parameters, asked, client, since_ns)
         if client.bot:
             asked.uid = ""
-        if not asked.uid:
-            return self._answer(request, parameters, asked, client, UNAVAILABLE, since_ns)
+        if asked.uid:
 
-        def deliver(found: Found) -> None:
+            def deliver(found: Found) -> None:
+                case.found = found
+                self._is_ready(case)
+
+            if self._look_up_person(asked.uid, deliver):
+                return None
+        if len(self._ready) < _TOGETHER:
+            self._is_ready(case)
+            return None
+        for step in self._steps:
+            if case.answer is None:
+                step(case)
+        return case.answer
+
+    def _is_ready(self, case: _Case) -> None:
+        ready = self._ready
+        if not ready:
+            self._call_soon(self._answer_all)
+        ready.append(case)
+
+    def _answer_all(self) -> None:
+        cases, self._ready = self._ready, []
+        for step in self._steps:
+            for case in cases:
+                if case.answer is None:
+                    try:
+                        step(case)
+                    except Exception as error:  # noqa: BLE001 - the edge, as in the protocol: nobody waits for ever
+                        case.answer = self._failed(case.request, error)
+        for case in cases:
+            assert case.answer is not None, "the last step makes one"
             try:
-                answer = self._answer(request, parameters, asked, client, found, since_ns)
-            except Exception as error:  # noqa: BLE001 - the edge, as in the protocol: nobody waits for ever
-                self._report(f"{request.method!r} {request.path!r}", error)
-                answer = self._answers.error(
-                    500, "The server failed on this request.", FOR_ANY_PAGE
-                )
-            request.respond(answer)
+                case.request.respond(case.answer)
+            except Exception as error:  # noqa: BLE001 - the others are to be answered
+                self._failed(case.request, error)
 
-        if not self._look_up_person(asked.uid, deliver):
-            return self._answer(request, parameters, asked, client, UNAVAILABLE, since_ns)
-        return None
+    def _failed(self, request: Request, error: Exception) -> bytes:
+        self._report(f"{request.method!r} {request.path!r}", error)
+        return self._answers.error(500, "The server failed on this request.", FOR_ANY_PAGE)
 
-    def _answer(
-        self,
-        request: Request,
-        parameters: Parameters,
-        asked: Asked,
-        client: Client,
-        found: Found,
-        since_ns: int,
-    ) -> bytes:
-        """`found` is the person's row; UNAVAILABLE: the person is not known."""
-        if asked.uid and isinstance(found, Unavailable):
+    def _decide(self, case: _Case) -> None:
+        if case.asked.uid and isinstance(case.found, Unavailable):
             self._counters[Counter.AD_FALLBACKS] += 1
-        decided = self._deciding.decide(request, asked, client, found)
-        if decided is None:
+        request, asked = case.request, case.asked
+        case.decided = self._deciding.decide(
+            request, asked, case.client, case.found, tell=self._may_be_told(request)
+        )
+        if case.decided is None:
             # The catalog was replaced while PostgreSQL was asked.
-            return self._no_zone(request, parameters, asked.places[0][0], since_ns)
-        told = explanations(decided) if self._may_be_told(request) else None
-        placed = self._log.keep(request, parameters, asked, decided)
-        if placed is None:
-            return self._error(503, "The log cannot take this request now.", since_ns)
-        if told is not None:
-            for one, explanation in zip(placed, told, strict=True):
+            zone = asked.places[0][0]
+            case.answer = self._no_zone(request, case.parameters, zone, case.since_ns)
+
+    def _log_it(self, case: _Case) -> None:
+        assert case.decided is not None, "it was decided before"
+        case.placed = self._log.keep(case.request, case.parameters, case.asked, case.decided)
+        if case.placed is None:
+            message = "The log cannot take this request now."
+            case.answer = self._error(503, message, case.since_ns)
+
+    def _write(self, case: _Case) -> None:
+        asked, decided, placed = case.asked, case.decided, case.placed
+        assert decided is not None, "it was decided before"
+        assert placed is not None, "it was logged before"
+        if decided.told is not None:
+            for one, explanation in zip(placed, decided.told, strict=True):
                 one.explanation = explanation
-        page = Page(self._base_url(request), asked.page, decided.facts.at_s)
-        answer = formats.answer(self._answers, asked.format, placed, page, several=asked.several)
+        page = Page(self._base_url(case.request), asked.page, decided.facts.at_s)
+        case.answer = answer = formats.answer(
+            self._answers, asked.format, placed, page, several=asked.several
+        )
         self._counters[_COUNTED[answer[9:12]]] += 1
-        self._late(since_ns)
-        return answer
+        self._late(case.since_ns)
 
     def _may_be_told(self, request: Request) -> bool:
         said, key = request.fields[X_EXPLAIN_KEY], self._explain_key

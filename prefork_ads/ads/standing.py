@@ -46,7 +46,9 @@ class Standing:
         if found is None:
             theirs = self.catalog.inventory.tiers[tier]
             first = max((theirs & -theirs).bit_length() - 1, 0)
-            masks = [(place, (mask & theirs) >> first) for place, mask in enumerate(self._numbers.digits)]
+            masks = [
+                (place, (mask & theirs) >> first) for place, mask in enumerate(self._numbers.digits)
+            ]
             found = first, tuple((place, mask) for place, mask in masks if mask)
             self._digits[tier] = found
         return found

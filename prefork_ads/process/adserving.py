@@ -154,7 +154,12 @@ class AdServing:
 
     # -- parts -------------------------------------------------------------------------------------
 
-    def serving(self, meter: Meter, report: Callable[[str, Exception], None]) -> Serving:
+    def serving(
+        self,
+        meter: Meter,
+        call_soon: Callable[[Callable[[], None]], object],
+        report: Callable[[str, Exception], None],
+    ) -> Serving:
         """Who answers `/ad` for zones; `report` is told of requests that fail."""
         config = self._config
         return Serving(
@@ -170,6 +175,7 @@ class AdServing:
             base_url(config.public_url, config.trusted_proxies),
             self._seat.counters,
             meter,
+            call_soon,
             report=report,
             explain_key=config.explain_key,
         )

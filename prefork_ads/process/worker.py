@@ -193,7 +193,7 @@ class Worker:
             client_address(self._config.trusted_proxies),
             meter,
             logged=self._ads.sender.logged,
-            zones=self._ads.serving(meter, self._request_failed),
+            zones=self._ads.serving(meter, loop.call_soon, self._request_failed),
             empty_on_trouble=self._config.ad_fallback == "empty",
         )
         index = {

@@ -191,6 +191,10 @@ class Bed:
         self.hub.sweep(self.time)
         self._clients: list[Client] = []
 
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """As the loop's."""
+        self._soon.append(callback)
+
     def connect(self, peer: object = PEER) -> Client:
         client = Client(self, peer)
         self._clients.append(client)

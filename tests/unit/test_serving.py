@@ -102,6 +102,8 @@ class Server:
             base_url(None, []),
             self.counters,
             meter,
+            # The bed is made last, around all of this.
+            lambda callback: self.bed.call_soon(callback),  # noqa: PLW0108
             report=lambda what, error: self.failures.append((what, error)),
             explain_key=KEY,
         )
@@ -480,6 +482,56 @@ def test_a_failure_behind_the_lookup_is_answered_and_told(
     assert "/ad" in what
     assert isinstance(error, ZeroDivisionError)
     assert server.ask(f"/ad?zone=home-top&uid={UID}", found=PERSON).status == 200
+
+
+def together(server: Server, *targets: str) -> list[int]:
+    """The statuses of requests that become ready in one turn of the loop."""
+    heads = [f"GET {target} HTTP/1.1\r\nHost: a\r\n{BROWSER}\r\n\r\n" for target in targets]
+    client = server.bed.connect().send("".join(heads).encode())
+    for _, deliver in server.asked:
+        deliver(PERSON)
+    server.asked.clear()
+    server.bed.tick()
+    return client.statuses()
+
+
+def test_a_cap_holds_among_requests_that_are_answered_together() -> None:
+    """All are decided before any line is written, and each knows of those before it."""
+    server = Server(changed("campaign", 5, cap_day=2))
+    mine, other = f"/ad?zone=home-top&uid={UID}", f"/ad?zone=home-top&uid={UID[:-1]}2"
+    assert together(server, mine, mine, other, mine, other, mine) == [200, 200, 200, 204, 200, 204]
+    lines = [event[1] for event in server.events]
+    assert lines == sorted(lines)
+
+
+def test_a_lease_holds_among_requests_that_are_answered_together() -> None:
+    server = Server(changed("campaign", 5, goal_kind="impressions", goal_total=1000))
+    server.ask("/ad?zone=home-top")
+    granted(server, 2)
+    mine = f"/ad?zone=home-top&uid={UID}"
+    assert together(server, mine, mine, mine, mine) == [200, 200, 204, 204]
+
+
+def test_more_requests_than_go_together(server: Server) -> None:
+    count = 3 * serving._TOGETHER + 1
+    assert together(server, *["/ad?zone=home-top&x=1"] * count) == [200] * count
+    assert len(server.logged()) == count
+
+
+def test_one_that_fails_leaves_the_others_alone(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = DecisionLog.keep
+
+    def fail_once(self: DecisionLog, request: Any, parameters: Any, *more: Any) -> Any:
+        if "fails" in parameters:
+            raise ZeroDivisionError("a bug")
+        return keep(self, request, parameters, *more)
+
+    monkeypatch.setattr(DecisionLog, "keep", fail_once)
+    good = "/ad?zone=home-top"
+    assert together(server, good, f"{good}&fails=1", good) == [200, 500, 200]
+    assert len(server.failures) == 1
 
 
 def test_without_a_uid_there_are_no_capped_campaigns() -> None:
