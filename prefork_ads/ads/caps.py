@@ -31,6 +31,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from prefork_ads.ads.catalog import Campaign, Catalog
+from prefork_ads.ads.facts import NO_SEGMENTS
 from prefork_ads.ads.records import Caps as Limits
 from prefork_ads.ads.records import time_zone
 
@@ -105,7 +106,7 @@ class Caps:
     @staticmethod
     def segments(person: Person | None) -> frozenset[int]:
         """The segments a person is in."""
-        return frozenset(person[1] or ()) if person is not None else frozenset()
+        return frozenset(person[1]) if person is not None and person[1] else NO_SEGMENTS
 
     def capped(
         self, catalog: Catalog, uid: str, person: Person | None, at_s: float, places: int = 1
@@ -186,7 +187,13 @@ class Caps:
             elif (campaign := catalog.campaigns.get(number)) is not None and campaign.bit >= 0:
                 mask |= 1 << campaign.bit
         for seen in ours:
-            mask |= catalog.advertiser_mask.get(seen.campaign.advertiser_id, 0)
+            theirs = catalog.advertiser_mask.get(seen.campaign.advertiser_id, 0)
+            one = catalog.by_bit[theirs.bit_length() - 1] if theirs else None
+            if one is not None and one.advertiser_caps is not None:
+                mask |= theirs
+            campaign = catalog.campaigns.get(seen.campaign.id)
+            if campaign is not None and campaign.bit >= 0:
+                mask |= 1 << campaign.bit
         return mask
 
     def _forbids(

@@ -28,9 +28,9 @@ from prefork_ads.ads.current import Current
 from prefork_ads.ads.decision import decide
 from prefork_ads.ads.endpoints import Found, Unavailable
 from prefork_ads.ads.explanation import explain_page
-from prefork_ads.ads.facts import DRAW_BITS, Choices, Facts, Place
+from prefork_ads.ads.facts import DRAW_BITS, NO_SEGMENTS, Choices, Facts, Place
 from prefork_ads.ads.geography import Where
-from prefork_ads.ads.sender import NO_SEGMENTS, Sender
+from prefork_ads.ads.sender import Sender
 from prefork_ads.ads.standing import Standing
 from prefork_ads.events.event import EventClock
 from prefork_ads.http.message import Request

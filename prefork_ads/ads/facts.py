@@ -8,14 +8,16 @@ Must not know: requests, headers, databases, clocks.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from prefork_ads.ads.records import Campaign, Creative, Zone
 
 # A draw is a whole number in [0, 2**53): JSON carries it through every language's numbers unharmed.
 DRAW_BITS = 53
+
+NO_SEGMENTS: Final[frozenset[int]] = frozenset()
 
 
 @dataclass(slots=True)
@@ -47,7 +49,7 @@ class Facts:
     """Lower case. At most 50."""
     values: frozenset[tuple[str, str]] = frozenset()
     """Name and value of each k.<name>. At most 50."""
-    segments: frozenset[int] = field(default=frozenset())
+    segments: frozenset[int] = NO_SEGMENTS
     """Ids of the segments the user is in."""
 
 

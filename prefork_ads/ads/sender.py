@@ -10,11 +10,11 @@ Must not know: campaigns, what is decided, SQL.
 """
 
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from prefork_ads.ads.asking import Asked
 from prefork_ads.ads.clients import Client, client_of
-from prefork_ads.ads.facts import Facts
+from prefork_ads.ads.facts import NO_SEGMENTS, Facts
 from prefork_ads.ads.geography import Geography, Where
 from prefork_ads.ads.languages import languages_of
 from prefork_ads.ads.privacy import network_of, refuses_id, whole
@@ -29,8 +29,6 @@ from prefork_ads.http.message import (
     X_FORWARDED_FOR,
     Request,
 )
-
-NO_SEGMENTS: Final[frozenset[int]] = frozenset()
 
 
 class Sender:

@@ -5,7 +5,7 @@
 -- all, and the latest decisions that are counted.
 PREPARE people (uuid[]) AS
 SELECT u.uid::text,
-       (SELECT coalesce(array_agg(s.segment_id), '{}') FROM user_segment AS s WHERE s.uid = u.uid),
+       (SELECT array_agg(s.segment_id) FROM user_segment AS s WHERE s.uid = u.uid),
        (SELECT string_agg(concat_ws(' ', f.kind, f.id, extract(epoch FROM f.hour)::bigint, f.day - date '1970-01-01',
                                    f.hour_count, f.day_count, f.count,
                                    replace(array_to_string(f.latest, ','), '-', '')), ' ')
