@@ -9,7 +9,7 @@ T = TypeVar("T")
 POLL_S: Final = 0.01
 
 
-def wait_until(predicate: Callable[[], T], what: str, timeout_s: float = 10.0) -> T:
+def wait_until(predicate: Callable[[], T], what: str, timeout_s: float = 45.0) -> T:
     """Poll until the predicate is true and return its value; fail with what was waited for."""
     give_up_at = time.monotonic() + timeout_s
     while True:

@@ -96,7 +96,7 @@ def journal(request: pytest.FixtureRequest, on_disk: Callable[..., Journal]) -> 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await scenario()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

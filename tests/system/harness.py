@@ -127,7 +127,7 @@ class Server:
         return self.log_path.read_text(errors="replace").split("\n")[:-1]
 
     def wait_for_line(
-        self, pattern: str, *, since: int = 0, timeout_s: float = 15.0
+        self, pattern: str, *, since: int = 0, timeout_s: float = 45.0
     ) -> re.Match[str]:
         """The first line that matches, of those from number `since` on; fails when the server ends."""
 

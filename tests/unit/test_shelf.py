@@ -132,7 +132,7 @@ def test_the_latest_of_a_burst_is_kept(shelf: Shelf) -> None:
         keeping = asyncio.create_task(shelf.run(after_s=0.01))
         shelf.keep(OLD)
         shelf.keep(SNAPSHOT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (found := shelf.read()) is None:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         assert found == SNAPSHOT
@@ -160,13 +160,13 @@ def test_who_did_not_get_the_lock_tries_again(
         lock = os.open(shelf.path.parent / "lock", os.O_RDWR | os.O_CREAT)
         fcntl.flock(lock, fcntl.LOCK_EX)
         shelf.keep(SNAPSHOT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(outcomes) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert outcomes[:2] == [False, False]
         assert not shelf.path.exists()
         os.close(lock)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while shelf.read() != SNAPSHOT:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         keeping.cancel()
@@ -182,7 +182,7 @@ def test_a_directory_that_cannot_be_used_is_told_of(tmp_path: Path, said: list[s
     async def scenario() -> None:
         keeping = asyncio.create_task(shelf.run(after_s=0.01))
         shelf.keep(SNAPSHOT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not said:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert not keeping.done()
