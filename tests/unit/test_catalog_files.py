@@ -1,6 +1,9 @@
 """A catalog's files: what they may say, and how each mistake is told, with its place."""
 
+import os
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -425,6 +428,18 @@ def test_a_moment_that_is_written_is_read_again(moment: datetime, zone: str) -> 
     there = read_zone(zone)
     assert read_start(show_start(moment, there), there) == moment
     assert read_end(show_end(moment, there), there) == moment
+
+
+def test_time_zones_are_known_on_a_machine_without_any() -> None:
+    """A container may have no files of time zones; then a package of ours brings them."""
+    known = subprocess.run(
+        [sys.executable, "-c", "from zoneinfo import ZoneInfo; print(ZoneInfo('Europe/Berlin'))"],
+        env={**os.environ, "PYTHONTZPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert known.stdout == "Europe/Berlin\n", known.stderr
 
 
 @pytest.mark.parametrize(
