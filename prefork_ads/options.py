@@ -396,7 +396,7 @@ ADS = (
         "max_events_per_address",
         COUNT,
         (1, 1_000_000),
-        "Impressions and clicks a minute from one address; what is beyond is kept and not billed.",
+        "Impressions and clicks a minute and worker from one address; more are kept and not billed.",
     ),
     Option(
         "addresses",

@@ -34,8 +34,11 @@ class Rates:
         self._ends_at = clock() + MINUTE_S
         self._empty()
 
-    def takes(self, address: str) -> bool:
-        """Count an event of a valid address; whether it is within the limit. "" is nobody's: no limit."""
+    def takes(self, address: str, *, counts: bool = True) -> bool:
+        """Count an event of a valid address; whether it is within the limit. "" is nobody's: no limit.
+
+        `counts`: False for one that is judged by the others and is none of them.
+        """
         if not address:
             return True
         now = self._clock()
@@ -46,8 +49,9 @@ class Rates:
         number = hash(_household(address) if ":" in address else address)
         first, second = number & _MASK, number >> 16 & _MASK
         cells, others = self._cells, self._others
-        cells[first] += 1
-        others[second] += 1
+        if counts:
+            cells[first] += 1
+            others[second] += 1
         return cells[first] <= self._limit or others[second] <= self._limit
 
     def _empty(self) -> None:

@@ -65,9 +65,9 @@ class Sender:
         fields = request.fields
         return refuses_id(fields[SEC_GPC], fields[DNT], parameters)
 
-    def takes_event(self, address: str) -> bool:
+    def takes_event(self, address: str, *, counts: bool = True) -> bool:
         """Count an impression or click from this full address; False when there are too many this minute."""
-        return self._rates.takes(address)
+        return self._rates.takes(address, counts=counts)
 
     def facts(
         self,

@@ -186,7 +186,8 @@ class TargetingReader:
                 if name == "days":
                     days = self._choices(f"{path}.days", items, DAYS, "a day (mon, tue, … sun)")
                 elif name == "hours":
-                    hours = self._choices(f"{path}.hours", items, range(24), "an hour (0 to 23)")
+                    what = "a whole hour (0 to 23, or 22:00-24:00)"
+                    hours = self._choices(f"{path}.hours", items, range(24), what)
                 else:
                     self._refuse(f"{path}.{name}", "is not known; there are days, hours")
             windows.append(Window(days, hours))

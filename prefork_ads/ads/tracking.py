@@ -197,8 +197,9 @@ class Tracking:
             parameters.pop("uid", None)
         elif token.uid is not None:
             event["uid"] = token.uid.hex()
-        # Asked in any case, for it counts; nobody pays for what was only seen for longer.
-        too_many = kind is not VIEWABLE and not sender.takes_event(address)
+        # Asked in any case, for it counts. What was seen for longer is judged as its impression was a second
+        # before: else an address with too many would have more of these than of those.
+        too_many = not sender.takes_event(address, counts=kind is not VIEWABLE)
         if bot := sender.client(request).bot:
             event["filtered"] = f"bot: {bot}"
         elif token.filtered:

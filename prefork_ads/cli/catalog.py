@@ -30,6 +30,7 @@ from prefork_ads.cli.options import (
 )
 from prefork_ads.cli.progress import counted
 from prefork_ads.config import Config
+from prefork_ads.errors import CatalogRefused
 
 if TYPE_CHECKING:
     from prefork_ads.management.difference import Plan
@@ -161,7 +162,15 @@ def check(files: tuple[str, ...]) -> None:
     `catalog apply --dry-run` can tell.
     """
     with complaints_told():
-        found = plan_of(files, False)({})
+        make = plan_of(files, False)
+    try:
+        with complaints_told():
+            found = make({})
+    except CatalogRefused:
+        say(
+            "Only these files were looked at; `catalog apply --dry-run` looks into the database, too."
+        )
+        raise
     show_warnings(found.warnings)
     kinds = [change.item.relation for change in found.changes]
     parts = [counted(kinds.count(kind), kind, f"{kind}s") for kind in dict.fromkeys(kinds)]

@@ -9,8 +9,18 @@ import click
 
 from prefork_ads.cli.catalog import DRY_RUN, carry_out, plan_of
 from prefork_ads.cli.catalog_text import complaints_told, in_numbers
-from prefork_ads.cli.options import DATABASE_FIELDS, Command, Group, config_flags, settings
+from prefork_ads.cli.options import (
+    DATABASE_FIELDS,
+    Command,
+    Group,
+    config_flags,
+    read_count,
+    settings,
+)
 from prefork_ads.errors import ConfigError
+
+EXIT_INTERRUPTED = 130
+MOST_VISITORS = 10_000_000
 
 
 @click.group(cls=Group)
@@ -63,10 +73,10 @@ prefork-ads demo traffic --visitors 20k --minutes 5
 @click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="The server.")
 @click.option(
     "--visitors",
-    type=click.IntRange(1, 10_000_000),
-    default=5_000,
+    metavar="N",
+    default="5_000",
     show_default=True,
-    help="How many come on this day. Each opens two or three pages.",
+    help="How many come on this day, such as 20k. Each opens two or three pages.",
 )
 @click.option(
     "--minutes",
@@ -83,7 +93,16 @@ prefork-ads demo traffic --visitors 20k --minutes 5
     help="How many visitors may be under way at once.",
 )
 @click.option("--seed", type=int, help="Make the same day again.  [default: another each time]")
-def traffic(url: str, visitors: int, minutes: float, connections: int, seed: int | None) -> None:
+@click.pass_context
+def traffic(
+    context: click.Context,
+    /,
+    url: str,
+    visitors: str,
+    minutes: float,
+    connections: int,
+    seed: int | None,
+) -> None:
     """Play a day of visitors against a running server that has the demo catalog.
 
     They come by the curve of a day, from midnight to midnight in so many minutes, see ads, click and
@@ -100,15 +119,20 @@ def traffic(url: str, visitors: int, minutes: float, connections: int, seed: int
 
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise ConfigError(f"--url: {url!r} is not like http://127.0.0.1:8080.")
+    wanted = read_count("--visitors", visitors)
+    if not 1 <= wanted <= MOST_VISITORS:
+        raise ConfigError(f"--visitors: from 1 to {MOST_VISITORS:,}, not {wanted:,}.")
     chosen = random.randrange(1_000_000) if seed is None else seed  # noqa: S311 - no secret
     click.echo(f"seed {chosen}", err=True)
-    plan = Plan(url, visitors, minutes * 60, connections, chosen, advertisers_of_campaigns())
+    plan = Plan(url, wanted, minutes * 60, connections, chosen, advertisers_of_campaigns())
+    interrupted = False
     with Progress(sys.stderr, "visitors") as progress:
         run = Traffic(plan, progress)
         try:
             asyncio.run(run.run())
         except KeyboardInterrupt:
             progress.close()
+            interrupted = True
             click.echo("interrupted; this is how far the day came", err=True)
     told = run.told
     click.echo(
@@ -118,3 +142,5 @@ def traffic(url: str, visitors: int, minutes: float, connections: int, seed: int
     )
     if told.failures:
         click.echo(f"{told.failures:,} visitors left because the server did not answer.", err=True)
+    if interrupted:
+        context.exit(EXIT_INTERRUPTED)

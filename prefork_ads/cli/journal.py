@@ -335,14 +335,18 @@ def _look_for_directory(config: Config, sources: Mapping[str, Source]) -> None:
 
     Otherwise a wrong letter in its name would look as if there were nothing left to ship.
     """
-    if sources["journal_dir"] == DEFAULT:
+    if sources["journal_dir"] != DEFAULT:
+        name, path, what = "journal_dir", config.journal_path, "journal's"
+    elif sources["data_dir"] != DEFAULT:
+        name, path, what = "data_dir", config.data_dir, "data"
+    else:
         return
     try:
-        config.journal_path.stat()
+        path.stat()
     except FileNotFoundError:
         raise DataDirError(
-            f"The journal's directory {config.journal_path} does not exist. Correct --journal-dir"
-            f" ({sources['journal_dir']}); a server makes it when it starts."
+            f"The {what} directory {path} does not exist. Correct --{name.replace('_', '-')}"
+            f" ({sources[name]}); a server makes it when it starts."
         ) from None
 
 

@@ -29,6 +29,14 @@ _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,20}")
 _FLOAT: Final = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?")
 
 
+# How those look that one is tempted to write as a single value.
+_LIKE: Final = {
+    "goal": ", as {total: 1000}",
+    "price": ", as {cpm: 4.50}",
+    "caps": ", as {day: 5}",
+}
+
+
 class Entry:
     """The members of one mapping. Ask for each by its name, then `close`."""
 
@@ -45,7 +53,10 @@ class Entry:
             self._entries = node.entries
         elif not (isinstance(node, Text) and node.empty):
             self.sound = False
-            self.complain(node.mark, "", f"must have members with names, not be {describe(node)}")
+            like = _LIKE.get(path.rpartition(".")[2], "")
+            self.complain(
+                node.mark, "", f"must have members with names{like}, not be {describe(node)}"
+            )
 
     def complain(self, mark: Mark, name: str, reason: str) -> None:
         self.complaints.add(mark, ".".join(part for part in (self.path, name) if part), reason)

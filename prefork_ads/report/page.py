@@ -28,7 +28,7 @@ _STYLE: Final = """\
 --rule:#323843;--total:#262b34;--series-1:#6aa5ff;--series-2:#ffa24a;--series-3:#4fd0a0;--series-4:#f07fd6;
 --series-5:#b09cff;--series-6:#98a2b0}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:1180px;padding:32px 24px 64px;background:var(--page);color:var(--ink);
+body{margin:0 auto;max-width:1320px;padding:32px 24px 64px;background:var(--page);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
 h1{font-size:26px;margin:0 0 4px}
 h2{font-size:15px;margin:0 0 10px;font-weight:600}
@@ -56,7 +56,8 @@ th{color:var(--soft);font-weight:600;font-size:13px}
 .total td{background:var(--total);font-weight:600}
 .none{color:var(--soft)}
 tr:last-child td{border-bottom:0}
-@media print{body{max-width:none;padding:0}.card,.tile{break-inside:avoid}}
+@media print{body{max-width:none;padding:0}.card,.tile{break-inside:avoid}.rows{overflow:visible}
+table{font-size:10px}th,td{padding:4px 5px}}
 """
 
 

@@ -216,11 +216,15 @@ def test_a_journal_that_somebody_named_and_is_not_there_is_an_error(
         assert done.stderr.startswith("prefork-ads: error: The journal's directory ")
         assert f"{missing} does not exist. Correct --journal-dir ({source});" in done.stderr
         assert not missing.exists()
+    done = run("journal", command, "--data-dir", str(missing), HOME=str(tmp_path))
+    assert (done.returncode, done.stdout) == (72, ""), done.stderr
+    assert f"The data directory {missing} does not exist. Correct --data-dir" in done.stderr
 
 
 def test_where_no_server_has_run_nothing_waits(tmp_path: Path) -> None:
     """And no PostgreSQL is needed to tell."""
     data = tmp_path / "data"
+    data.mkdir()
     for command, words in (
         ("status", f"{data}/journal: no segments, nothing waits for PostgreSQL\n"),
         ("ship", "0 events from 0 segments were shipped.\n"),

@@ -69,8 +69,14 @@ def test_what_is_well_is_accepted() -> None:
         ({"values": {"a": {"any": ["\0"]}}}, "values.a.any[0]: has a character that no request"),
         ({"values": {str(n): {} for n in range(51)}}, "values: has 51 names; at most 50 are"),
         ({"keywords": {"any": ["x"] * 1001}}, "keywords.any: has 1001 values; at most 1000 are"),
-        ({"hours": [{"hours": [24]}]}, "hours[0].hours[0]: 24 is not an hour (0 to 23)"),
-        ({"hours": [{"hours": [True]}]}, "hours[0].hours[0]: True is not an hour (0 to 23)"),
+        (
+            {"hours": [{"hours": [24]}]},
+            "hours[0].hours[0]: 24 is not a whole hour (0 to 23, or 22:00-24:00)",
+        ),
+        (
+            {"hours": [{"hours": [True]}]},
+            "hours[0].hours[0]: True is not a whole hour (0 to 23, or 22:00-24:00)",
+        ),
         ({"hours": [{"days": ["Mon"]}]}, "hours[0].days[0]: 'Mon' is not a day (mon, tue, … sun)"),
         ({"hours": [{"day": ["mon"]}]}, "hours[0].day: is not known; there are days, hours"),
         (
