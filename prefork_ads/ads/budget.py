@@ -2,6 +2,7 @@
 
     before(at_s)             before each decision: what ended is closed; the id of the state line that holds
     served(campaign, at_s)   after each choice: one of the lease is gone; the day it was for
+    not_served(campaign, …)  nobody sees it after all: it is taken back
     ask / answered / failed  the errand: one statement a second for all campaigns, sooner when one runs dry
     tick()                   a few times a second
     changed(catalog, …)      another catalog
@@ -17,8 +18,13 @@ says why all workers together never exceed a goal. This side of it:
 - Nothing is asked before a state line is in the journal. As long as leases are held one follows every few
   seconds, so there is a file as long as this worker may serve, and nobody takes it for dead.
 - A lease that could not be renewed for GOOD_FOR_S is used no more. (Long after, others get what is left of
-  it.) Should PostgreSQL have taken us for dead all the same, it says so (`since`): then nothing is asked
-  for until every line from before is there.
+  it.) That is looked at in each tick and, since what runs first after a standstill may be a request, before
+  a decision behind a pause; by a clock that goes on while the machine is suspended. Should PostgreSQL have
+  taken us for dead all the same, it says so (`since`): then nothing is asked for, and nothing served, until
+  every line from before is there.
+- What was granted and served before of a campaign that comes back (restored, or by a time zone that was
+  changed and changed again) PostgreSQL still has as granted, and it is not served twice.
+- The clock on the wall may jump over a midnight, and back: which day it is, is looked at anew then.
 - A state line of what changed is written before the decision that sees it (`states`).
 
 Which leases a call is about, and how many in a second, is `turns`' affair: ten thousand campaigns with goals
@@ -51,6 +57,10 @@ MOST_AT_THE_END: Final = 1000
 # What is left of a roadblock's lease is written into state lines below this.
 FEW_LEFT: Final = 20
 
+# Between two looks at the clock on the wall: nobody has asked for a while, this process or the machine stood
+# still, or the clock was put. What is less is a correction, by which ids do not go back (`events.uuid7`).
+_JUMP_S: Final = 1.0
+
 # Curves of days that are shared: by sites, time zone and day.
 MOST_CURVES: Final = 1000
 
@@ -58,6 +68,15 @@ _LONG_AGO: Final = float("-inf")
 _FOR_EVER: Final = float("inf")
 Row = tuple[Any, ...]
 Key = tuple[int, str]
+
+
+# Linux's, which goes on while the machine is suspended, as the clocks of others do. macOS has none.
+_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def _boot_s() -> float:
+    """As `time.monotonic`; where there is such a clock, suspended time counts."""
+    return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)
 
 
 class Budget:
@@ -76,7 +95,7 @@ class Budget:
         impression_window_s: float,
         curve: Callable[[Campaign], Curve] = lambda _: UNIFORM,
         now: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = _boot_s,
     ) -> None:
         """`holder` is the name of this worker's stream of event lines, `journal` names their directory (None:
         they are in no file).
@@ -116,6 +135,8 @@ class Budget:
         # on the wall.
         self._days: dict[tuple[float, float], set[int]] = {}
         self._turns_at_s = _FOR_EVER
+        # When it was looked last which day it is, by the clock on the wall.
+        self._at_s = 0.0
 
     # -- decisions ---------------------------------------------------------------------------------
 
@@ -123,6 +144,9 @@ class Budget:
         """Call before each decision, with its time. The id of the state line that it is made by."""
         if at_s >= self._turns_at_s:
             self._turn_days(at_s)
+        if not -_JUMP_S < at_s - self._at_s < _JUMP_S:
+            self._look_at_clocks(at_s)
+        self._at_s = at_s
         if self._states.waits:
             self._states.write(self._monotonic())
         return self._states.last
@@ -146,13 +170,24 @@ class Budget:
             self._say(lease, at_s)
         return lease.day
 
+    def not_served(self, campaign: Campaign, day: str) -> None:
+        """What was chosen just now nobody sees: its line was not taken. `day` is what `served` has told."""
+        lease = self._leases.get(campaign.id)
+        if lease is None or lease.day != day:
+            return
+        lease.not_served()
+        if self._stopped:
+            lease.usable = lease.served
+        # By the latest decision: another one may have ended its day meanwhile.
+        self._say(lease, self._at_s)
+
     def tick(self) -> None:
         """A few times a second: what ends, and a line that shows that we are alive."""
         now_s, at_s = self._monotonic(), self._now()
         if at_s >= self._turns_at_s:
             self._turn_days(at_s)
-        if now_s - self._renewed_at_s > GOOD_FOR_S and not self._stopped:
-            self._use_no_more()
+        self._look_at_clocks(at_s)
+        self._at_s = at_s
         if self._turn and now_s - self._states.written_at_s >= KEEP_ALIVE_S:
             self._states.write(now_s)
             self.keep()
@@ -219,7 +254,7 @@ class Budget:
     @property
     def gone(self) -> bool:
         """After `leave`: PostgreSQL has everything back."""
-        return not self._over and all(one.granted <= one.served for one in self._leases.values())
+        return not self._over and not any(one.holds_something for one in self._leases.values())
 
     # -- the errand --------------------------------------------------------------------------------
 
@@ -300,7 +335,7 @@ class Budget:
     def _wanted(self, now_s: float) -> Iterable[tuple[Lease, int]]:
         """The leases to ask about, with what they should be."""
         if self._leaving:
-            held = [one for one in self._leases.values() if one.granted > one.served]
+            held = [one for one in self._leases.values() if one.holds_something]
             return [(lease, lease.served) for lease in held[:MOST_AT_THE_END]]
         stops = self._waits_since_s is not None
         return self._turns.next(
@@ -317,19 +352,24 @@ class Budget:
         """One row of the answer."""
         number, date, granted, begins_s, ends_s, had, had_today, committed, today = row[:9]
         campaign, day = lease.campaign, str(date)
-        fresh = lease.day != day
+        fresh = (lease.day, lease.begins_s, lease.ends_s) != (day, begins_s, ends_s)
         if fresh:
             self._end(lease)
-            served = self._over.pop((number, day), 0)
+            # What it was granted before, and gave nothing back of any more, it has served.
+            served = self._over.pop((number, day), granted)
             lease.start_day(day, begins_s, ends_s, served, now_s)
             # Only now it is known what to ask for.
             self._turns.first[number] = lease
-            self._days.setdefault((begins_s, ends_s), set()).add(number)
-            self._turns_at_s = min(self._turns_at_s, _next_turn(begins_s, ends_s, at_s))
+        # Also of a day that was over here once, by a clock that was ahead.
+        self._days.setdefault((begins_s, ends_s), set()).add(number)
+        self._turns_at_s = min(self._turns_at_s, _next_turn(begins_s, ends_s, at_s))
         reached = (campaign.goal_total is not None and had >= campaign.goal_total) or (
             campaign.goal_daily is not None and had_today >= campaign.goal_daily
         )
         lease.answered(granted, row[9], row[10], reached=reached, now_s=now_s)
+        if self._waits_since_s is not None:
+            # Lines from before would count as decisions of this lease.
+            lease.usable = lease.served
         self._pace(lease, committed - today, today, at_s)
         self._say(lease, at_s)
         self._turns.at(lease, lease.next_s(committed if lease.pace is None else today, now_s, at_s))
@@ -374,7 +414,7 @@ class Budget:
 
     def _end(self, lease: Lease) -> None:
         """Nothing more is served of this day; PostgreSQL is told."""
-        if lease.day and lease.granted:
+        if lease.day and (lease.granted or lease.asks_more):
             self._over[lease.campaign.id, lease.day] = lease.served
         if numbers := self._days.get((lease.begins_s, lease.ends_s)):
             numbers.discard(lease.campaign.id)
@@ -413,6 +453,23 @@ class Budget:
         if self._turns.first and self._asked is None:
             self.hurry()
 
+    def _look_at_clocks(self, at_s: float) -> None:
+        """Some time has passed, or has been taken back."""
+        if at_s < self._at_s - _JUMP_S:
+            self._turn_back(at_s)
+        if not self._stopped and self._monotonic() - self._renewed_at_s > GOOD_FOR_S:
+            self._use_no_more()
+
+    def _turn_back(self, at_s: float) -> None:
+        """The clock was put back, perhaps over a midnight: a day that was over is not, or has not begun."""
+        for number, lease in self._leases.items():
+            if lease.day:
+                self._days.setdefault((lease.begins_s, lease.ends_s), set()).add(number)
+        self._turns_at_s = at_s
+        self._turn_days(at_s)
+        for lease in self._leases.values():
+            self._say(lease, at_s)
+
     def _close(self, numbers: Iterable[int]) -> None:
         """Many at once. *Measured*, 3,000, as at a midnight: 3 ms."""
         are_open = [number for number in numbers if self._states.is_open(number)]
@@ -426,6 +483,8 @@ class Budget:
     def _say(self, lease: Lease, at_s: float, *, anew: bool = False) -> None:
         """Let the standing, and the next state line, say what the lease allows."""
         campaign, standing = lease.campaign, self._standing
+        # Should the clock be put back from here, then this was said too early.
+        self._at_s = max(self._at_s, at_s)
         is_open = lease.is_open(at_s)
         few = campaign.roadblock and is_open and lease.left < FEW_LEFT
         left = lease.left if few else None

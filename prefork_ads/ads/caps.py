@@ -6,14 +6,16 @@ and days are those on the clock, in the campaign's time zone; an advertiser's ar
 PostgreSQL counts a decision when its line arrives there. Until then only the worker that made it knows of
 it, so each worker remembers its latest decisions for a while. The row of a person names the latest that are
 counted in it: ours among them, and all that we made before (lines arrive in their order), are counted,
-those after are not. So **a person who is served by one worker never gets more than a cap allows**, and all
+those after are not. (Before and after by the order in which we made them: ids go back with a clock that was
+ahead.) So **a person who is served by one worker never gets more than a cap allows**, and all
 requests of one connection are served by one worker. Of a person whose requests are spread over several
 workers, each knows what the others have served until a moment ago: a cap can be exceeded by what other
 workers serve to the same person within `--write-interval-s`, the time the batch takes, and the delay of a
 replica if people are read from one. `tests/integration/test_caps.py` holds it to that.
 
 Memory is bounded: past MOST decisions that may not be counted yet nobody is shown what has a cap, which
-breaks no cap. A decision is remembered for `keep_s` longer than its line can have taken.
+breaks no cap. A decision is remembered for `keep_s` after it was found that its line is in PostgreSQL: a
+lookup that is under way then may have read the row before.
 
 - A roadblock takes several places at once: it must have room for all of them. So must the ads of an
   advertiser with a cap which may stand on one page together.
@@ -35,7 +37,7 @@ from prefork_ads.ads.facts import NO_SEGMENTS
 from prefork_ads.ads.records import Caps as Limits
 from prefork_ads.ads.records import time_zone
 
-# Beyond the age of the oldest line that is not shipped and the time of a lookup: a replica that is behind. A
+# After the line is in PostgreSQL, beyond the time of a lookup: a replica that is behind. A
 # primary is not, and there a busy worker need not remember so much (*measured*: 6,000 ads a second filled
 # the memory within 10 s, and then nothing that has a cap was served).
 KEEP_S: Final = 5.0
@@ -102,6 +104,9 @@ class Caps:
         self._by_user: dict[str, list[_Seen]] = {}
         self._in_order: deque[_Seen] = deque()
         self._swept_at_s = 0.0
+        # For each sweep its time, and up to when all lines were shipped then.
+        self._shipped: deque[tuple[float, float]] = deque()
+        self._counted_s = 0.0
 
     @staticmethod
     def segments(person: Person | None) -> frozenset[int]:
@@ -263,10 +268,15 @@ class Caps:
             # The clock was put back: what is of the future would stay, and keep all behind it.
             for seen in self._in_order:
                 seen.at_s = min(seen.at_s, at_s)
+            self._shipped.clear()
+            self._counted_s = 0.0
         self._swept_at_s = at_s
-        oldest_s = at_s - self._keep_s - self._unshipped_s()
+        shipped = self._shipped
+        shipped.append((at_s, at_s - self._unshipped_s()))
+        while shipped and shipped[0][0] <= at_s - self._keep_s:
+            self._counted_s = shipped.popleft()[1]
         in_order, by_user = self._in_order, self._by_user
-        while in_order and in_order[0].at_s < oldest_s:
+        while in_order and in_order[0].at_s < self._counted_s:
             seen = in_order.popleft()
             theirs = by_user[seen.uid]
             theirs.remove(seen)
@@ -300,9 +310,11 @@ def _read(text: str) -> dict[_Key, _Counted]:
 
 
 def _not_counted(ours: Sequence[_Seen], latest: str) -> Sequence[_Seen]:
-    """Those after the last of ours that is counted. Ids of one worker are in the order of its decisions."""
-    last = max((seen.decision for seen in ours if seen.decision in latest), default="")
-    return [seen for seen in ours if seen.decision > last]
+    """Those after the last of ours that is counted. They stand in the order in which they were decided."""
+    for place in range(len(ours) - 1, -1, -1):
+        if ours[place].decision in latest:
+            return ours[place + 1 :]
+    return ours
 
 
 def _day_of(at_s: float, zone: str) -> int:

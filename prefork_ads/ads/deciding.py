@@ -9,7 +9,8 @@ why, and for the tokens of the answer.
   out: a cap that cannot be looked at is not broken.
 - Programs are shown house ads at most.
 - Budgets and caps are told of a choice as soon as it is made, and the next decision is made by what they say
-  then. Should its line not be taken, nobody has seen that ad and it counts as shown, which exceeds nothing.
+  then. Should its line not be taken, nobody sees that ad, and its lease has that one back (`take_back`): no
+  line would ever say that it was used. To caps it counts as shown for a while, which exceeds nothing.
 
 Must not know: answers, lines, SQL, how a campaign is chosen.
 """
@@ -168,6 +169,12 @@ class Deciding:
             where,
         )
         # fmt: on
+
+    def take_back(self, decided: Decided, placed: int) -> None:
+        """Only the lines of the first `placed` places were taken."""
+        for choice, day in zip(decided.choices[placed:], decided.days[placed:], strict=True):
+            if choice is not None and day:
+                self._budget.not_served(choice.campaign, day)
 
     def _places_for(self, catalog: Catalog, asked: Asked) -> list[Place] | None:
         if catalog is not self._places_of:

@@ -54,8 +54,11 @@ class DecisionLog:
 
     def keep(
         self, request: Request, parameters: Parameters, asked: Asked, decided: Decided
-    ) -> list[Placed] | None:
-        """A line for each place, and what the answer is made of; None when the log does not take one."""
+    ) -> list[Placed]:
+        """A line for each place, and what the answer is made of.
+
+        When the log does not take one it is shorter: the places before that one.
+        """
         shared = _shared(asked, decided)
         several = len(decided.places) > 1
         append_line, line = self._append_line, self._sender.line
@@ -93,7 +96,7 @@ class DecisionLog:
                 after.append(campaign.id)
             params = decision_params(parameters, record)
             if not append_line(line(stamp, DECISION, params, request, decided.address)):
-                return None
+                break
             one = Placed(place.zone, choice, stamp[-32:].decode())
             self._taken(one, asked.uid, decided)
             placed.append(one)

@@ -62,6 +62,7 @@ class Lease:
         "_served_then",
         "_size",
         "_wait_s",
+        "asks_more",
         "begins_s",
         "campaign",
         "day",
@@ -88,6 +89,8 @@ class Lease:
         self.pace: Pace | None = None
         self.need = 4
         self.scarce = False
+        # More was asked for than it has, and no answer says what became of it.
+        self.asks_more = False
         # Used up since it was asked for.
         self.is_dry = False
         # Moments of the monotonic clock: what is known is of then; used last.
@@ -108,6 +111,11 @@ class Lease:
     def left(self) -> int:
         return self.usable - self.served
 
+    @property
+    def holds_something(self) -> bool:
+        """Whether PostgreSQL may believe that it holds more than it has served."""
+        return self.granted > self.served or self.asks_more
+
     def is_open(self, at_s: float) -> bool:
         """Whether it may be served now (by the clock on the wall)."""
         return self.usable > self.served and self.begins_s <= at_s < self.ends_s - DAY_END_S
@@ -121,7 +129,7 @@ class Lease:
     def start_day(
         self, day: str, begins_s: float, ends_s: float, served: int, now_s: float
     ) -> None:
-        """Another day, of which so much was served already (none, unless a time zone was changed)."""
+        """Another day, of which so much was served already (none, unless it had a lease of it before)."""
         self.day, self.begins_s, self.ends_s = day, begins_s, ends_s
         self.granted = self.usable = self.served = served
         self._served_then, self._rated_s = served, now_s
@@ -131,6 +139,7 @@ class Lease:
     def start_anew(self, now_s: float) -> None:
         """All of it was given to others."""
         self.granted = self.usable = self.served = 0
+        self.asks_more = False
         self._served_then, self._rated_s = 0, now_s
 
     def serve(self, now_s: float) -> None:
@@ -139,6 +148,12 @@ class Lease:
         self.was_used = True
         if self.served >= self.usable:
             self.is_dry = True
+
+    def not_served(self) -> None:
+        """One that was is taken back: nobody sees it, and no line says that it was used."""
+        self.served -= 1
+        # Or it would ask for twice as much each time, as long as nothing can be served.
+        self.is_dry = False
 
     # -- asking ------------------------------------------------------------------------------------
 
@@ -195,6 +210,7 @@ class Lease:
     def asks(self, wanted: int) -> None:
         """It is asked for so much: what is given back is gone from now on."""
         self.is_dry = False
+        self.asks_more = self.asks_more or wanted > self.granted
         self.usable = max(self.served, min(self.usable, wanted))
 
     def answered(
@@ -205,6 +221,7 @@ class Lease:
             self.was_used = False
             self._wait_s = WAIT_S[0]
         self.granted = self.usable = granted
+        self.asks_more = False
         self.known_s = now_s
         self.scarce = room < holders * max(SMALLEST, self._size)
         if reached:

@@ -260,8 +260,10 @@ class Serving:
 
     def _log_it(self, case: _Case) -> None:
         assert case.decided is not None, "it was decided before"
-        case.placed = self._log.keep(case.request, case.parameters, case.asked, case.decided)
-        if case.placed is None:
+        placed = self._log.keep(case.request, case.parameters, case.asked, case.decided)
+        case.placed = placed
+        if len(placed) < len(case.decided.places):
+            self._deciding.take_back(case.decided, len(placed))
             message = "The log cannot take this request now."
             case.answer = self._error(503, message, case.since_ns)
 

@@ -70,6 +70,10 @@ PEER_LIMIT_S: Final = 10.0
 # Descriptors that nobody can use any more; a worker has thousands.
 MOST_TAKEN_OUT: Final = 100
 
+# Whatever the default of the database or the role is: who waits for a lock must see what its last holder
+# did, or goals are exceeded (`read_committed_only` in 005_events.sql).
+READ_COMMITTED: Final = "SET default_transaction_isolation = 'read committed'"
+
 _READ_ONLY = "25006"
 _CANCELLED = "57014"
 

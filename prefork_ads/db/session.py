@@ -11,6 +11,9 @@ Facts that shaped it:
   counts with a wait callback, so of several hosts each gets an attempt of its own (see `hosts`).
 - Without keepalives a statement waits for hours on a peer that vanished, and without tcp_user_timeout
   for a quarter of an hour when it had something to send.
+- An operator may have set another default_transaction_isolation for the database or the role. Who waits
+  for a lock must see what its last holder did, so a connection says READ COMMITTED itself: with each BEGIN,
+  which costs nothing, or in autocommit by one statement at its beginning.
 - libpq's messages name host, port and user and never the password, so they may be shown.
 
 Must not know: processes, signals, or any table.
@@ -84,7 +87,7 @@ def connection(
     """
     conn = connect(dsn, writes=writes, wait_s=wait_s, report=report)
     try:
-        conn.autocommit = autocommit
+        conn.set_session(isolation_level="READ COMMITTED", autocommit=autocommit)
         yield conn
     except psycopg2.errors.InsufficientPrivilege as error:
         raise SchemaError(

@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from prefork_ads.db.connection import (
+    READ_COMMITTED,
     AsyncConnection,
     Backoff,
     ConnectionLost,
@@ -94,7 +95,7 @@ class Steward:
         self._report = report
         limits = (
             f"SET statement_timeout = {int(LIMIT_S * 1000)};"
-            f" SET lock_timeout = {int(LOCK_LIMIT_S * 1000)}"
+            f" SET lock_timeout = {int(LOCK_LIMIT_S * 1000)}; {READ_COMMITTED}"
         )
         self._set_up = (limits, f"LISTEN {channel}") if channel else (limits,)
         self._wake: asyncio.Future[None] | None = None

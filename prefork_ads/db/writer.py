@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from prefork_ads.db.connection import (
+    READ_COMMITTED,
     AsyncConnection,
     Backoff,
     ConnectionLost,
@@ -63,7 +64,7 @@ _NOTICE_US_GONE = (
 )
 _SET_UP = (
     f"SET statement_timeout = {int(STATEMENT_TIMEOUT_S * 1000)}; {TEXT_SETTINGS}",
-    _NOTICE_US_GONE,
+    f"{_NOTICE_US_GONE}; {READ_COMMITTED}",
 )
 
 

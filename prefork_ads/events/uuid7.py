@@ -9,11 +9,19 @@ allows. `rand_b` is drawn once a millisecond: within it the counter tells ids of
 protects an event), so the bits come from the process's Mersenne twister, seeded from the kernel in
 every process after its fork; os.urandom would be a system call a request.
 
+A clock that is put back a little is waited for. One that was ahead by more than WAITS_MS and is put right is
+not: for as long as it had been ahead decisions would be counted under a wrong hour or day, and their links
+be refused as made in the future. Then ids begin anew in the present, behind those made before; so who relies
+on their order may do so only within a WAITS_MS.
+
 Must not know: events.
 """
 
 import random
 from collections.abc import Callable
+
+# More than clocks are corrected by, or an id borrows. (Summer time is no step of this clock.)
+WAITS_MS = 60_000
 
 _VARIANT = 1 << 63
 _MAX_COUNT = 0xFFF
@@ -34,8 +42,9 @@ class Uuid7:
         self._tail = b""
 
     def next(self, milliseconds: int) -> bytes:
-        """An id greater than any before, for this time (milliseconds since 1970)."""
-        if milliseconds > self._milliseconds:
+        """An id of this time, in milliseconds since 1970; greater than before, but for a clock put right."""
+        last = self._milliseconds
+        if milliseconds > last or last - milliseconds > WAITS_MS:
             self._start(milliseconds)
         elif self._count == _MAX_COUNT:
             self._start(self._milliseconds + 1)

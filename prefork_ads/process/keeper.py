@@ -189,7 +189,7 @@ class Keeper:
         if self._connection is None or self._connection.closed:
             self._leads = False
             self._connection = session.connect(config.dsn or "", insists=True)
-            self._connection.autocommit = True
+            self._connection.set_session(isolation_level="READ COMMITTED", autocommit=True)
         if not self._leads:
             self._leads = partitions.take_leadership(self._connection)
             if not self._leads:

@@ -99,6 +99,8 @@ def check(
     with session.connection(dsn, writes=False) as conn:
         conn.set_session(isolation_level="REPEATABLE READ", readonly=True)
         with conn, conn.cursor() as cursor:
+            # Before there is a snapshot: so what it says is kept is kept until the end.
+            cursor.execute("LOCK TABLE ONLY request_log, ONLY ad_event IN ACCESS SHARE MODE")
             set_zone(cursor, zone)
             proof = _period(cursor, starts, ends)
             days = list(_days(proof.starts, proof.ends))

@@ -81,13 +81,19 @@ def report(dsn: str, wanted: Wanted) -> Report:
             period = _period(cursor, wanted)
             filters = _filters(cursor, wanted)
             raw = _needs_raw(period, wanted)
+            users = "users" in wanted.measures or wanted.sort == "users"
+            if users and period["events_are_gone"]:
+                raise ConfigError(
+                    "Users are counted from single events, which are kept only from"
+                    f" {period['events_from']} on: take a later --from, or other --measures."
+                )
             statement = figures_statement(
                 wanted.by,
                 wanted.grouping,
                 wanted.sets,
                 list(wanted.where),
                 raw=raw,
-                users="users" in wanted.measures or wanted.sort == "users",
+                users=users,
             )
             parameters = {
                 **filters,
@@ -123,6 +129,8 @@ def _period(cursor: psycopg2.extensions.cursor, wanted: Wanted) -> dict[str, Any
     bounds = {
         "from": None if wanted.starts is None else wanted.starts.isoformat(),
         "to": None if wanted.ends is None else wanted.ends.isoformat(),
+        "from_is_local": wanted.starts is not None and wanted.starts.tzinfo is None,
+        "to_is_local": wanted.ends is not None and wanted.ends.tzinfo is None,
     }
     cursor.execute(query("report_period"), bounds)
     row = cursor.fetchone()

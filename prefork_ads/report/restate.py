@@ -8,9 +8,11 @@ campaigns have had, and the rollup. What was filtered for another reason stays f
 - One day of the log at a time, each in one transaction: the rollup equals its events before and after. A run
   that was stopped is repeated; where nothing differs nothing is written.
 - It is worked out in temporary tables, without a lock. Then changes are applied in the order in which
-  whoever ingests takes its locks (events, conversions, guards, deliveries, rollup), so the two never wait for
+  whoever ingests takes its locks (events, guards, conversions, deliveries, rollup), so the two never wait for
   each other in a circle; and sums are added to, not set, so what arrives meanwhile is not lost. An event
   that arrives between the two is judged by the next run.
+- Conversions are compared with what they are attributed to, whether that has changed now or before: one may
+  have been attributed while an earlier run was about to filter its click.
 - An event that is to be billed after all passes the same guard as one that comes in: no goal is exceeded.
 
 Rows of the log that were corrected move within their partition: the keeper vacuums it again.
@@ -20,7 +22,7 @@ Must not know: the command line, how a server judges (`ads.clients` tells).
 
 import datetime
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,13 +43,15 @@ AGENTS_AT_ONCE: Final = 10_000
 APPLY: Final = (
     "restate_apply_decisions",
     "restate_apply_events",
-    "restate_apply_conversions",
 )
 THEN: Final = (
+    "restate_apply_conversions",
     "restate_event_sums",
     "restate_apply_deliveries",
     "restate_apply_rollup",
 )
+# Where neither decisions nor events change.
+OTHERWISE: Final = ("restate_apply_conversions", "restate_apply_rollup")
 
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
@@ -130,8 +134,11 @@ def _restate_day(conn: Connection, day: datetime.date, judge: Judge, *, dry_run:
             cursor.execute(query("restate_counts"))
             counts = cursor.fetchone()
             assert counts is not None
-            if any(counts) and not dry_run:
-                over_goal = _apply(cursor, bounds)
+            if not dry_run:
+                if any(counts):
+                    over_goal = _apply(cursor, bounds)
+                else:
+                    _run(cursor, OTHERWISE, bounds)
         if dry_run:
             conn.rollback()
         else:
@@ -163,10 +170,13 @@ def _judge_agents(
 def _apply(cursor: Cursor, bounds: dict[str, datetime.datetime]) -> int:
     """Correct everything; how many events stay unbilled because of goals."""
     cursor.execute("ANALYZE restate_decision, restate_event")
-    for name in APPLY:
-        cursor.execute(query(name), bounds)
+    _run(cursor, APPLY, bounds)
     cursor.execute(query("restate_apply_guard"))
     row = cursor.fetchone()
-    for name in THEN:
-        cursor.execute(query(name))
+    _run(cursor, THEN, bounds)
     return int(row[0]) if row is not None else 0
+
+
+def _run(cursor: Cursor, names: Iterable[str], bounds: dict[str, datetime.datetime]) -> None:
+    for name in names:
+        cursor.execute(query(name), bounds)

@@ -149,7 +149,13 @@ def _plain(by: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
 
 def _sets(text: str, by: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     """`campaign;campaign,day;` are three sets, the last of them empty: the total of all."""
-    chosen = tuple(dict.fromkeys(_names("--sets", one, DIMENSIONS) for one in text.split(";")))
+    # The same dimensions in another order are the same set, which must not be added up twice.
+    chosen = tuple(
+        {
+            frozenset(one): one
+            for one in (_names("--sets", s, DIMENSIONS) for s in text.split(";"))
+        }.values()
+    )
     if len(chosen) > MOST_SETS:
         raise ConfigError(f"--sets: more than {MOST_SETS} sets.")
     for name in (name for one in chosen for name in one if name not in by):

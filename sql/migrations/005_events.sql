@@ -36,6 +36,23 @@ RETURN CASE
     WHEN price_model = 'cpa' AND kind = 'conversion' THEN price_micros * 1000
     ELSE 0 END;
 
+-- Who holds a lock here goes on with statements that see what its last holder has done: a statement's snapshot must
+-- be taken behind the lock. In REPEATABLE READ it is that of the transaction's first statement, and two who wait for
+-- each other would both count up to the same goal. An operator may have made that the default of the database, so our
+-- connections say what they need; should one not have, it is refused, and not for the lines that it brings.
+CREATE FUNCTION read_committed_only(who text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path FROM CURRENT
+AS $$
+BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION '%: not in a transaction that is %', who, current_setting('transaction_isolation')
+            USING ERRCODE = 'invalid_transaction_state',
+                  HINT = 'Begin it as READ COMMITTED; see default_transaction_isolation.';
+    END IF;
+END
+$$;
+
 -- The kinds are 'impression', 'viewable', 'click'. Conversions have a table of their own: they are told
 -- apart by the advertiser's order, not by a decision.
 CREATE TABLE ad_event (
@@ -87,8 +104,9 @@ CREATE TABLE conversion (
         (decision IS NULL) = (attributed_to IS NULL) AND (decision IS NULL) = (decided_at IS NULL))
 );
 
--- Those that may still be attributed, see conversion_catch_up; and those of an hour.
+-- Those that may still be attributed, or better, see conversion_catch_up; and those of an hour.
 CREATE INDEX conversion_open ON conversion (received_at) WHERE decision IS NULL;
+CREATE INDEX conversion_elsewhere ON conversion (received_at) WHERE decision <> named;
 CREATE INDEX conversion_decided ON conversion (decided_at) WHERE decision IS NOT NULL;
 CREATE INDEX conversion_uid ON conversion (uid) WHERE uid IS NOT NULL;
 
@@ -596,7 +614,8 @@ BEGIN
 END
 $$;
 
--- Once a minute: a conversion may have been told of before the click that it follows, by another worker.
+-- Once a minute: a conversion may have been told of before the click that it follows, by another worker. Meanwhile
+-- it is attributed to nothing, or to another ad that the user has seen or clicked.
 CREATE FUNCTION conversion_catch_up(since interval, click_window interval, view_window interval) RETURNS integer
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path FROM CURRENT
@@ -605,6 +624,34 @@ DECLARE
     waiting    conversion[];
     attributed conversion[];
 BEGIN
+    PERFORM read_committed_only('conversion_catch_up');
+    -- Those that went to another ad because the click which they name was not there yet are nobody's again, and
+    -- taken out of the sums. What was filtered because that ad's decision is, is not for that reason any more.
+    WITH wrong AS MATERIALIZED (
+        SELECT v.* FROM conversion AS v
+         WHERE v.decision <> v.named AND v.received_at > now() - since
+           AND EXISTS (SELECT FROM ad_event AS e
+                         JOIN campaign AS c ON c.id = e.campaign_id AND c.advertiser_id = v.advertiser_id
+                        WHERE e.decision = v.named AND e.kind = 'click' AND e.decided_at = uuid_time(v.named)
+                          AND e.filtered IS NULL
+                          AND e.received_at BETWEEN v.received_at - click_window AND v.received_at)
+         ORDER BY v.advertiser_id, v.order_id
+           FOR UPDATE OF v
+    ), undone AS (
+        UPDATE conversion AS v
+           SET decision = NULL, attributed_to = NULL, decided_at = NULL, filtered = nullif(v.filtered, 'decision')
+          FROM wrong AS w
+         WHERE (v.advertiser_id, v.order_id) = (w.advertiser_id, w.order_id)
+    )
+    INSERT INTO rollup_delta (hours, zones, campaigns, creatives, countries, devices, filtered,
+                              conversions, value_micros, spend_nanos)
+    SELECT array_agg(extract(epoch FROM utc_hour(w.decided_at))::bigint / 3600), array_agg(w.zone_id),
+           array_agg(w.campaign_id), array_agg(w.creative_id), array_agg(w.country), array_agg(w.device),
+           array_agg(w.filtered IS NOT NULL), array_agg(-1), array_agg(-w.value_micros),
+           array_agg(CASE WHEN w.filtered IS NULL
+                          THEN -ad_spend_nanos('conversion', w.price_model, w.price_micros) ELSE 0 END)
+      FROM wrong AS w
+    HAVING count(*) > 0;
     SELECT array_agg(v) INTO waiting
       FROM (SELECT * FROM conversion WHERE decision IS NULL AND received_at > now() - since
              ORDER BY advertiser_id, order_id FOR UPDATE) AS v;
@@ -702,6 +749,7 @@ DECLARE
     fresh     ad_event[];
     converted conversion[];
 BEGIN
+    PERFORM read_committed_only('ad_ingest');
     IF events <> '' THEN
         fresh := ad_event_take(events);
     END IF;
@@ -820,6 +868,7 @@ REVOKE EXECUTE ON FUNCTION ad_ingest(text, text, text, text, text, text, interva
 
 COMMENT ON TABLE user_segment IS 'Which users are in which segments.';
 COMMENT ON TABLE delivery_guard IS 'A row for each campaign with a goal: the lock of whoever bills its last impressions.';
+COMMENT ON FUNCTION read_committed_only(text) IS 'Refuses to go on in a transaction whose snapshot is older than its locks.';
 COMMENT ON FUNCTION uuid_time(uuid) IS 'When a uuid of version 7 was made.';
 COMMENT ON FUNCTION utc_hour(timestamptz) IS 'The hour of a moment, in UTC.';
 COMMENT ON FUNCTION ad_spend_nanos(text, text, bigint) IS 'What an event costs, in billionths of the currency.';

@@ -83,8 +83,33 @@ CREATE TABLE budget (
     campaign_id integer PRIMARY KEY,
     -- It was served without a goal before, so in the minutes up to this one are impressions of decisions that were
     -- not counted: nothing is open less for them.
-    mixed_until timestamptz
+    mixed_until timestamptz,
+    -- Which time of getting its goal that was about: `goal_set.version`; null: it always had one.
+    goal_version bigint
 );
+
+-- When campaigns got a goal that had been served without one: by the catalog's version, for it may be taken away and
+-- set again while `budget` has a row. A table of its own: whoever edits a campaign may take his time, and must not
+-- hold the lock under which shares of it are granted.
+CREATE TABLE goal_set (
+    campaign_id integer PRIMARY KEY,
+    version     bigint NOT NULL
+);
+
+CREATE FUNCTION goal_note() RETURNS trigger
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path FROM CURRENT
+AS $$
+BEGIN
+    INSERT INTO goal_set (campaign_id, version) VALUES (NEW.id, catalog_version())
+    ON CONFLICT (campaign_id) DO UPDATE SET version = excluded.version;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER campaign_goal AFTER UPDATE ON campaign
+    FOR EACH ROW WHEN (OLD.goal_kind IS NULL AND NEW.goal_kind IS NOT NULL)
+    EXECUTE FUNCTION goal_note();
 
 -- Requests by hour and zone, of the last days: the curve that even pacing follows. Zone 0 is all of them.
 CREATE TABLE traffic_hour (
@@ -198,6 +223,7 @@ DECLARE
     sharing    integer;
     held       record;
 BEGIN
+    PERFORM read_committed_only('lease_take');
     INSERT INTO lease_holder AS h (holder, since, turn, journal, seen_at, up_to, window_s)
     VALUES (taker, at, its_turn, its_journal, at, at - make_interval(secs => unshipped_s + 1), impression_window_s)
     ON CONFLICT (holder) DO UPDATE
@@ -217,15 +243,22 @@ BEGIN
        AND a.want > coalesce((SELECT l.granted FROM lease AS l
                                WHERE (l.campaign_id, l.day, l.holder) = (a.id, a.day, taker)), 0);
     IF locked IS NOT NULL THEN
-        INSERT INTO budget (campaign_id, mixed_until)
+        INSERT INTO budget (campaign_id, mixed_until, goal_version)
         SELECT id, CASE WHEN EXISTS (SELECT FROM rollup_part AS r
                                       WHERE r.campaign_id = id AND r.hour > horizon - interval '1 hour')
-                        THEN at + interval '1 minute' END
+                        THEN at + interval '1 minute' END,
+               (SELECT s.version FROM goal_set AS s WHERE s.campaign_id = id)
           FROM unnest(locked) AS id
          WHERE NOT EXISTS (SELECT FROM budget AS b WHERE b.campaign_id = id)
          ORDER BY id
         ON CONFLICT DO NOTHING;
         PERFORM FROM budget AS b WHERE b.campaign_id = ANY (locked) ORDER BY b.campaign_id FOR UPDATE;
+        -- Those that had a goal when they were asked about before, have lost it and have one again. Whether they
+        -- were served in between is not looked at: the lines may still be on their way.
+        UPDATE budget AS b SET mixed_until = at + interval '1 minute', goal_version = s.version
+          FROM goal_set AS s
+         WHERE b.campaign_id = ANY (locked) AND s.campaign_id = b.campaign_id
+           AND b.goal_version IS DISTINCT FROM s.version;
     END IF;
     FOR held IN
         SELECT a.id, a.day, greatest(a.want, l.used) AS least, l.granted
@@ -387,7 +420,8 @@ BEGIN
 END
 $$;
 
--- Forget what nobody asks for any more: minutes that are over, leases of past days that are used up.
+-- Forget what nobody asks for any more: minutes that are over, leases of past days that are used up. A worker may have
+-- forgotten one that it had not used up (its line was lost, an answer never came): while it lives nobody settles it.
 CREATE FUNCTION lease_clean(at timestamptz DEFAULT now()) RETURNS void
     LANGUAGE sql VOLATILE SECURITY DEFINER
     SET search_path FROM CURRENT
@@ -395,7 +429,12 @@ BEGIN ATOMIC
     DELETE FROM delivery_minute
      WHERE minute < coalesce(lease_horizon(lease_clean.at), lease_clean.at - interval '1 day') - interval '10 minutes';
     DELETE FROM lease
-     WHERE used >= granted AND day < (lease_clean.at AT TIME ZONE 'UTC')::date - 1;
+     WHERE day < (lease_clean.at AT TIME ZONE 'UTC')::date - 1
+       -- Or all of its holder's lines of that day are here: what they do not say was used never will be.
+       AND (used >= granted
+            OR EXISTS (SELECT FROM lease_holder AS h
+                        WHERE h.holder = lease.holder
+                          AND h.up_to > (lease.day + 2)::timestamp AT TIME ZONE 'UTC'));
 END;
 
 -- Bring the traffic of the last seven days up to date: the hours that are missing, and those that may have grown.
@@ -476,6 +515,7 @@ REVOKE EXECUTE ON FUNCTION lease_take(
 REVOKE EXECUTE ON FUNCTION lease_settle(text, text[], interval, timestamptz) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION lease_clean(timestamptz) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION traffic_refresh(timestamptz) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION goal_note() FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION lease_used(text, integer[], date[], integer[]) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION user_seen(uuid[], integer[], timestamptz[], uuid[]) FROM PUBLIC;
 
@@ -483,6 +523,8 @@ COMMENT ON TABLE delivery_day IS 'What each campaign has had on each of its days
 COMMENT ON TABLE delivery_minute IS 'Decisions and impressions by minute, as long as one may still become the other.';
 COMMENT ON TABLE lease_holder IS 'The workers that may hold leases, by the names of their event streams.';
 COMMENT ON TABLE budget IS 'A row for each campaign with a goal: the lock of whoever grants its leases.';
+COMMENT ON TABLE goal_set IS 'When a campaign that had been served without a goal got one, by the catalog''s version.';
+COMMENT ON FUNCTION goal_note() IS 'Notes in goal_set that a campaign has got a goal.';
 COMMENT ON TABLE traffic_hour IS 'Requests by hour and zone of the last days: the curve of even pacing.';
 COMMENT ON FUNCTION lease_take(text, bigint, text, double precision, double precision, integer[], date[], bigint[],
     bigint[], timestamptz) IS 'A worker asks for leases, gives back what it does not need, and says that it lives.';

@@ -5,10 +5,17 @@
 WITH rollup AS (
     SELECT first, last + interval '1 hour' AS last FROM rollup_span
 ), period AS (
-    SELECT coalesce(%(from)s::timestamptz, rollup.first, date_trunc('day', now()))        AS starts,
-           coalesce(%(to)s::timestamptz, rollup.last, date_trunc('hour', now() + interval '1 hour')) AS ends,
+    -- Of a local time that comes twice (a midnight in the Azores) the first one is meant.
+    SELECT coalesce(told.starts - CASE WHEN %(from_is_local)s AND (told.starts - interval '1 hour')::timestamp
+                                                                  = told.starts::timestamp
+                                       THEN interval '1 hour' ELSE interval '0' END,
+                    rollup.first, date_trunc('day', now()))        AS starts,
+           coalesce(told.ends - CASE WHEN %(to_is_local)s AND (told.ends - interval '1 hour')::timestamp
+                                                              = told.ends::timestamp
+                                     THEN interval '1 hour' ELSE interval '0' END,
+                    rollup.last, date_trunc('hour', now() + interval '1 hour')) AS ends,
            rollup.first AS kept_from
-      FROM rollup
+      FROM rollup, (SELECT %(from)s::timestamptz AS starts, %(to)s::timestamptz AS ends) AS told
 )
 SELECT starts, ends,
        to_char(starts, 'YYYY-MM-DD"T"HH24:MITZH:TZM') AS starts_text,
@@ -19,5 +26,7 @@ SELECT starts, ends,
        greatest(starts, kept_from) < coalesce(
            (SELECT min(day)::timestamp AT TIME ZONE 'UTC' FROM request_log_partition), 'infinity')
            AS raw_is_gone,
+       greatest(starts, kept_from) < ad_event_first_day()::timestamp AT TIME ZONE 'UTC' AS events_are_gone,
+       ad_event_first_day() AS events_from,
        (SELECT min(day) FROM request_log_partition) AS raw_from
   FROM period

@@ -1,12 +1,25 @@
 -- A conversion whose click or view does not count is not billed, and one whose click or view counts again is.
 -- Locked in the order in which whoever ingests locks them.
-WITH changed AS MATERIALIZED (
-    SELECT v.advertiser_id, v.order_id, CASE WHEN r.filtered IS NOT NULL THEN 'decision' END AS filtered
+--
+-- Compared with the events as they are by now, not only with those that have just changed: whoever ingested a
+-- conversion while an earlier restatement was filtering its click saw that still counted. Those of decisions of the day
+-- and of the one before are looked at, as in `restate_events`, and those of late events that have just changed.
+WITH looked_at AS (
+    SELECT advertiser_id, order_id
+      FROM conversion
+     WHERE decided_at >= %(from)s - interval '1 day' AND decided_at < %(to)s
+    UNION
+    SELECT v.advertiser_id, v.order_id
       FROM restate_event AS r
-      JOIN conversion AS v
-           ON v.decided_at = r.decided_at AND v.decision = r.decision
-          AND r.kind = CASE v.attributed_to WHEN 'click' THEN 'click' ELSE 'impression' END
-     WHERE (r.filtered IS NULL AND v.filtered = 'decision') OR (r.filtered IS NOT NULL AND v.filtered IS NULL)
+      JOIN conversion AS v ON (v.decided_at, v.decision) = (r.decided_at, r.decision)
+), changed AS MATERIALIZED (
+    SELECT v.advertiser_id, v.order_id, CASE WHEN e.filtered IS NOT NULL THEN 'decision' END AS filtered
+      FROM looked_at AS l
+      JOIN conversion AS v ON (v.advertiser_id, v.order_id) = (l.advertiser_id, l.order_id)
+      JOIN ad_event AS e
+           ON (e.decided_at, e.decision) = (v.decided_at, v.decision)
+          AND e.kind = CASE v.attributed_to WHEN 'click' THEN 'click' ELSE 'impression' END
+     WHERE (e.filtered IS NULL AND v.filtered = 'decision') OR (e.filtered IS NOT NULL AND v.filtered IS NULL)
      ORDER BY v.advertiser_id, v.order_id
        FOR UPDATE OF v
 ), done AS (

@@ -12,7 +12,7 @@ WITH doubtful AS MATERIALIZED (
      WHERE l.time >= %(from)s - interval '1 day' AND l.time < %(to)s AND l.endpoint = 'decision'
        AND (l.params #>> '{decision,filtered}' IS NOT NULL OR d.id IS NOT NULL)
 ), lines AS MATERIALIZED (
-    SELECT DISTINCT ON (decision, kind) decision, kind, received_at, user_agent
+    SELECT DISTINCT ON (decision, kind, received_at) decision, kind, received_at, user_agent
       FROM (SELECT (l.params #>> '{event,decision}')::uuid AS decision, l.endpoint AS kind, l.time AS received_at,
                    l.user_agent, l.id
               FROM request_log AS l

@@ -242,6 +242,44 @@ def test_a_conversion_that_came_before_its_click_is_attributed_by_the_keeper(
     assert differences(database) == []
 
 
+def test_a_conversion_that_came_before_the_click_it_names_does_not_stay_with_another_ad(
+    database: Database,
+) -> None:
+    """Meanwhile it was put down to what the user had seen: that is undone, in the sums as well."""
+    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0) - 3 * MINUTE
+    seen = placed(1, 3, at=now, uid=uid(1))
+    clicked = placed(2, 3, at=now + 1000 * MS, uid=uid(1))
+    order: Conversion = {
+        "advertiser": 2,
+        "order": "1",
+        "value": 5_000_000,
+        "decision": clicked.id_hex,
+        "uid": uid(1),
+    }
+    ship_by_copy(
+        database,
+        [
+            event_line(now + 2 * MS, "impression", seen.event()),
+            conversion_line(now + MINUTE, order),
+        ],
+    )
+    assert attributions(database) == [("1", "view", seen.id_hex)]
+    ship_by_copy(database, [event_line(now + 3000 * MS, "click", clicked.event())])
+    with closing(database.connect()) as conn:
+        ticks = [
+            partitions.tick(
+                conn, log_table="logged", retention_days=30, attribution=ATTRIBUTION
+            ).attributed
+            for _ in range(2)
+        ]
+    assert ticks == [1, 0]
+    assert attributions(database) == [("1", "click", clicked.id_hex)]
+    assert rows_of(
+        database, "SELECT sum(conversions), sum(value_micros), sum(spend_nanos) FROM rollup_hour"
+    ) == [(1, 5_000_000, 1_500_000)]
+    assert differences(database) == []
+
+
 # -- days ------------------------------------------------------------------------------------------
 
 

@@ -9,13 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import psycopg2.errors
 import pytest
 import uvloop
 
+from prefork_ads.db import partitions, session
 from prefork_ads.db.queries import query
 from prefork_ads.events.ad_lines import added_up
 from prefork_ads.events.journal import Journal
 from prefork_ads.events.segments import list_segments, new_stream
+from prefork_ads.report.restate import restate
 from tests.conftest import Database
 from tests.integration.ad_bed import (
     CATALOG,
@@ -45,6 +48,13 @@ def _catalog(database: Database) -> None:
 def placed(number: int, campaign: int = 3) -> Placed:
     at = NOON + number * MS
     return Placed(decision_id(number, at), at, 1 + number % 2, campaign, "DE", "phone", None)
+
+
+def by_default(database: Database, isolation: str) -> None:
+    """Of connections to this database that begin from now on."""
+    database.execute(
+        f"ALTER DATABASE {database.name} SET default_transaction_isolation = '{isolation}'"
+    )
 
 
 def set_goal(database: Database, total: int) -> None:
@@ -230,10 +240,15 @@ def test_a_beacon_that_comes_a_thousand_times_counts_once(
     assert rows_of(database, "SELECT sum(impressions) FROM delivery_day") == [(1,)]
 
 
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
 def test_a_goal_is_reached_and_never_passed_by_batches_at_once(
-    database: Database, tmp_path: Path
+    database: Database, tmp_path: Path, isolation: str
 ) -> None:
-    """Whoever hands out more than there is: what is billed is the goal, the rest is kept and marked."""
+    """Whoever hands out more than there is: what is billed is the goal, the rest is kept and marked.
+
+    Whatever isolation the database has by default: writers need theirs.
+    """
+    by_default(database, isolation)
     set_goal(database, 100)
     shares = [
         [
@@ -298,6 +313,34 @@ def test_who_waits_for_the_guard_sees_what_its_last_holder_has_counted(database:
         (rows_of(database, f"SELECT '{placed(1).id_hex}'::uuid")[0][0], None),
         (rows_of(database, f"SELECT '{placed(2).id_hex}'::uuid")[0][0], "over goal"),
     ]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT ad_ingest('holder', '', '', '', '', '', '1 day', '1 day')",
+        "SELECT conversion_catch_up('1 day', '1 day', '1 day')",
+        "SELECT lease_take('holder', 1, 'here', 0, 900, '{}', '{}', '{}', '{}')",
+    ],
+)
+def test_a_snapshot_from_before_its_locks_is_refused(database: Database, statement: str) -> None:
+    """It would not see what the last holder has counted; and that is not for the lines' sake."""
+    by_default(database, "repeatable read")
+    with pytest.raises(psycopg2.errors.InvalidTransactionState, match="repeatable read"):
+        database.execute(statement)
+    database.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED; {statement}; COMMIT")
+
+
+def test_who_works_for_operators_says_its_isolation_too(database: Database, tmp_path: Path) -> None:
+    """The keeper that ships what the dead have left and attributes what came late, and a restatement."""
+    by_default(database, "repeatable read")
+    click = event_line(NOON, "click", placed(1).event())
+    outcome = ship_segment(database, leave(tmp_path, [click]))
+    assert outcome.rejected == 0
+    with session.connection(database.dsn, autocommit=True) as connection:
+        partitions.tick(connection, log_table="logged", retention_days=30)
+    restate(database.dsn, NOON.replace(tzinfo=None), None)
+    assert rows_of(database, "SELECT kind, filtered FROM ad_event") == [("click", None)]
 
 
 def test_a_beacon_that_meets_itself_under_way_counts_once(database: Database) -> None:

@@ -51,14 +51,17 @@ class Worker:
         self.leased: Counter[str] = Counter()
         self.fired: list[str] = []
 
-    def call(self) -> None:
+    def call(self, *, is_heard: bool = True) -> None:
         asked = self.budget.ask()
         if asked is None:
             return
         parameters = {**asked[1], "at": self.day.at}
         statement = query("lease_take").replace("::bigint[]);", "::bigint[], %(at)s);")
         self.day.cursor.execute(statement, parameters)
-        self.budget.answered(self.day.cursor.fetchall())
+        if is_heard:
+            self.budget.answered(self.day.cursor.fetchall())
+        else:
+            self.budget.failed()
 
     def serve(self, chances: int) -> int:
         """Requests that this campaign fits; how many got it."""
@@ -84,6 +87,9 @@ class Worker:
             "SELECT ad_ingest(%s, '', %s, '', %s, '', '1 day', '1 day')",
             (self.holder, lines, "\n".join(self.fired)),
         )
+        self.lose_lines()
+
+    def lose_lines(self) -> None:
         self.leased.clear()
         self.fired.clear()
 
@@ -135,6 +141,18 @@ class Day:
         self.cursor.execute(
             "SELECT * FROM lease_settle('here', %s, '1 hour', %s)", (files, self.at)
         )
+
+    def change(self, database: Database, statement: str) -> None:
+        """Another catalog, of which everybody hears; what follows from it has a few seconds."""
+        database.execute(statement)
+        self.catalog = catalog_of(database)
+        for worker in self.workers:
+            worker.standing = worker.standing.moved_to(self.catalog)
+            worker.budget.changed(self.catalog, worker.standing)
+        for _ in range(3):
+            self.at_s += 0.3
+            for worker in self.workers:
+                worker.call()
 
     def billed(self) -> int:
         self.cursor.execute("SELECT coalesce(sum(impressions), 0)::bigint FROM delivery_day")
@@ -208,6 +226,98 @@ def test_at_midnight_a_daily_goal_begins_anew_by_itself(database: Database) -> N
             day.step(1.0, 30)
         cursor.execute("SELECT day, impressions FROM delivery_day ORDER BY day")
         assert [count for _, count in cursor.fetchall()] == [100, 100]
+
+
+@pytest.mark.parametrize(
+    "there_and_back",
+    [
+        ("UPDATE campaign SET status = 'archived'", "UPDATE campaign SET status = 'active'"),
+        (
+            "UPDATE campaign SET time_zone = 'Pacific/Kiritimati'",
+            "UPDATE campaign SET time_zone = 'UTC'",
+        ),
+    ],
+    ids=["archived and restored", "in another time zone and back"],
+)
+def test_a_campaign_that_comes_back_is_not_served_all_over_again(
+    database: Database, there_and_back: tuple[str, str]
+) -> None:
+    """Its lease of the day is the one that it had."""
+    make_campaign(database, goal_kind="impressions", goal_total=100)
+    begins = midnight_of("UTC", database)
+    with closing(database.connect()) as connection, connection.cursor() as cursor:
+        day = Day(database, cursor, begins + datetime.timedelta(hours=10), EVENING)
+        for _ in range(8):
+            day.step(1.0, 60)
+        assert day.billed() == 100
+        for statement in there_and_back:
+            day.change(database, statement)
+        for _ in range(8):
+            day.step(1.0, 60)
+        cursor.execute("SELECT sum(decisions)::int FROM delivery_day")
+        assert cursor.fetchall() == [(100,)]
+
+
+def test_another_time_zone_ends_the_day_where_it_ends_there(database: Database) -> None:
+    """Here it is the same date, and its midnight is not the campaign's any more."""
+    make_campaign(database, goal_kind="impressions", goal_total=100_000, time_zone="Europe/Berlin")
+    begins = midnight_of("Europe/Berlin", database)
+    with closing(database.connect()) as connection, connection.cursor() as cursor:
+        day = Day(database, cursor, begins + datetime.timedelta(hours=22), EVENING)
+        for _ in range(3):
+            day.step(1.0, 20)
+        day.change(database, "UPDATE campaign SET time_zone = 'America/New_York'")
+        day.at_s = (begins + datetime.timedelta(hours=24, minutes=1)).timestamp()
+        before = day.billed()
+        for _ in range(10):
+            day.step(1.0, 20)
+        assert day.billed() == before + 200
+        # And there, at its own midnight, the lease ends without a word of PostgreSQL.
+        day.at_s = (begins + datetime.timedelta(hours=31)).timestamp()
+        assert [worker.serve(10) for worker in day.workers] == [0, 0]
+
+
+def test_a_lease_whose_answer_never_came_goes_back_when_its_day_is_over(database: Database) -> None:
+    """Nobody settles it: the worker lives on for days."""
+    make_campaign(database, goal_kind="impressions", goal_total=1000)
+    begins = midnight_of("UTC", database)
+    with closing(database.connect()) as connection, connection.cursor() as cursor:
+        day = Day(database, cursor, begins + datetime.timedelta(hours=24, seconds=-5), EVENING)
+        (worker, _) = day.workers
+        worker.call()
+        day.at_s += 1
+        worker.call(is_heard=False)
+        cursor.execute("SELECT sum(granted - used)::int > 0 FROM lease")
+        assert cursor.fetchall() == [(True,)]
+        day.at_s += 10
+        for _ in range(5):
+            day.step(1.0, 5)
+        cursor.execute("SELECT granted - used FROM lease WHERE day <= %s", (begins.date(),))
+        assert cursor.fetchall() == [(0,)]
+
+
+def test_leases_of_lost_lines_come_back_while_the_worker_lives(database: Database) -> None:
+    """Days later, when all that it has to say of them must be here; then the goal is reached."""
+    make_campaign(database, goal_kind="impressions", goal_total=200)
+    begins = midnight_of("UTC", database)
+    with closing(database.connect()) as connection, connection.cursor() as cursor:
+        day = Day(database, cursor, begins + datetime.timedelta(hours=10), EVENING)
+        day.step(1.0, 20)
+        lost = 0
+        for worker in day.workers:
+            worker.call()
+            lost += worker.serve(10)
+            worker.lose_lines()
+        assert lost
+        for _ in range(30):
+            day.step(1.0, 100)
+        assert day.billed() == 200 - lost
+        day.at_s += 3 * 86_400
+        day.step(1.0, 100)
+        cursor.execute("SELECT lease_clean(%s)", (day.at,))
+        for _ in range(20):
+            day.step(1.0, 100)
+        assert day.billed() == 200
 
 
 def test_who_leaves_gives_everything_back_at_once(database: Database) -> None:

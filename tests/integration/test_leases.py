@@ -275,6 +275,69 @@ def test_a_goal_that_is_set_later_counts_what_was_before(database: Database) -> 
         assert worker.granted == 60
 
 
+def test_a_goal_that_is_set_before_anything_was_served_holds_nothing_back(
+    database: Database,
+) -> None:
+    """Nothing is mixed then: an impression that arrives makes what is open less by one."""
+    campaign = make_campaign(database)
+    with play(database, campaign) as stage:
+        stage.run(
+            "UPDATE campaign SET goal_kind = 'impressions', goal_total = 100 WHERE id = %s",
+            campaign,
+        )
+        worker = stage.start_worker()
+        stage.take(worker, 0)
+        stage.take(worker, 50)
+        stage.serve(worker, 50)
+        stage.fire(50)
+        stage.ship(worker)
+        assert stage.billed() == 50
+        for _ in range(12):
+            stage.take(worker, 1000)
+        assert worker.granted == 100
+
+
+def test_a_goal_that_is_taken_away_and_set_again_counts_what_was_between(
+    database: Database,
+) -> None:
+    """As one that is set for the first time, though the campaign's budget is known already."""
+    campaign = make_campaign(database, goal_kind="impressions", goal_total=100)
+    with play(database, campaign) as stage:
+        worker, stranger = stage.start_worker(), stage.start_worker()
+        stage.take(worker, 0)
+        stage.take(worker, 1)
+        stage.take(worker, 0)
+        stage.run("UPDATE campaign SET goal_kind = NULL, goal_total = NULL WHERE id = %s", campaign)
+        stranger.usable, stranger.ends_s = 40, stage.now_s + 86_400
+        stranger.day = str(stage.at.date())
+        stage.serve(stranger, 40)
+        stranger.lines.clear()
+        without_lease, stage.shown = stage.shown, []
+        stage.run(
+            "UPDATE campaign SET goal_kind = 'impressions', goal_total = 100 WHERE id = %s",
+            campaign,
+        )
+        stage.take(worker, 20)
+        stage.serve(worker, 20)
+        stage.ship(worker)
+        with_lease, stage.shown = stage.shown, without_lease
+        stage.fire(100)
+        stage.shown = with_lease
+        for player in stage.alive:
+            stage.ship(player)
+        assert stage.billed() == 40
+        for _ in range(12):
+            stage.take(worker, 1000)
+        assert worker.granted == 60
+        # Another edit of the same goal is none: the minutes that follow are not mixed.
+        before = stage.run("SELECT mixed_until FROM budget")
+        stage.now_s += 3600
+        stage.run("UPDATE campaign SET goal_total = 1000 WHERE id = %s", campaign)
+        stage.take(worker, 1000)
+        assert worker.granted > 60
+        assert stage.run("SELECT mixed_until FROM budget") == before
+
+
 def test_a_goal_that_is_lowered_stops_grants_and_a_raised_one_allows_them(
     database: Database,
 ) -> None:
@@ -427,16 +490,27 @@ def test_many_who_ask_serve_and_ship_at_once_never_wait_for_each_other_in_a_circ
 
 
 def test_what_is_over_is_forgotten(database: Database) -> None:
+    """Of a past day also what was not used up: by whoever lives when all his lines of it are here."""
     campaign = make_campaign(database, goal_kind="impressions", goal_total=10)
     database.execute(
         "INSERT INTO delivery_minute (campaign_id, minute, day, decisions)"
         " SELECT %s, now() - n * interval '1 hour', current_date, 1 FROM unnest('{0,2,30}'::int[]) AS n",
         campaign,
     )
+    # One lives, one cannot ship, one is dead and will be settled.
     database.execute(
-        "INSERT INTO lease_holder VALUES ('h', now(), 1, null, now(), now(), 900);"
-        "INSERT INTO lease VALUES ('h', 1, current_date - 5, 3, 3), ('h', 2, current_date - 5, 3, 2)"
+        "INSERT INTO lease_holder VALUES ('lives', now(), 1, null, now(), now(), 900),"
+        " ('late', now(), 1, null, now(), now() - interval '5 days', 900)"
+    )
+    database.execute(
+        "INSERT INTO lease SELECT holder, number, current_date - days, 3, 3 - number"
+        "  FROM unnest('{lives,late,dead}'::text[]) AS holder, generate_series(0, 1) AS number,"
+        "       unnest('{0,5}'::int[]) AS days"
     )
     database.execute("SELECT lease_clean()")
+    assert database.fetch(
+        "SELECT holder, campaign_id FROM lease WHERE day < current_date - 1 ORDER BY 1"
+    ) == [("dead", 1), ("late", 1)]
+    assert database.fetch("SELECT count(*) FROM lease WHERE day = current_date") == [(6,)]
+    database.execute("DELETE FROM lease_holder WHERE holder = 'late'; SELECT lease_clean()")
     assert database.fetch("SELECT count(*) FROM delivery_minute") == [(1,)]
-    assert database.fetch("SELECT campaign_id FROM lease") == [(2,)]

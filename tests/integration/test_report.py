@@ -240,6 +240,24 @@ def test_a_day_ends_where_the_next_one_begins(catalog: Database) -> None:
         assert sum(sums["requests"] for sums in each) == 48, zone
 
 
+def test_a_day_whose_midnight_comes_twice_begins_with_the_first(catalog: Database) -> None:
+    """In the Azores clocks go back at one to midnight: the hour after it is the same day's, both times."""
+    fill(catalog, at_each_hour("2026-10-24T22:00+00:00", 6))
+    days = ("2026-10-24", "2026-10-25")
+    one_by_one = {
+        day: report(catalog.dsn, read(by="", zone="Atlantic/Azores", starts=day, ends=day))
+        .rows[0]
+        .sums["requests"]
+        for day in days
+    }
+    together = read(by="day", zone="Atlantic/Azores", starts=days[0], ends=days[1])
+    assert requests_by(report(catalog.dsn, together), "day") == one_by_one
+    assert one_by_one == {"2026-10-24": 2, "2026-10-25": 4}
+    # A moment that is told with its offset is that moment.
+    second = read(by="", zone="Atlantic/Azores", starts="2026-10-25T00:00-01:00")
+    assert report(catalog.dsn, second).rows[0].sums["requests"] == 3
+
+
 def test_half_hours_are_cut_exactly_or_not_at_all(catalog: Database) -> None:
     """From single events while there are any; of days that are forgotten no figure is made up."""
     fill(catalog, at_each_hour("2026-10-24T00:00+00:00", 24))
@@ -303,6 +321,26 @@ def test_users_are_different_users_at_each_level(catalog: Database) -> None:
         (None, "winter-boots"): 1,
         (None, None): 2,
     }
+
+
+def test_users_of_forgotten_days_are_no_figure(catalog: Database) -> None:
+    """Their events are gone, and none is not how many there were."""
+    fill(catalog, two_users())
+    catalog.execute("SELECT ad_event_drop_before('2026-10-25')")
+    for asked in (
+        read(by="day", measures="impressions,users"),
+        read(by="day", measures="impressions", sort="users"),
+    ):
+        with pytest.raises(ConfigError, match="kept only from 2026-10-25 on"):
+            report(catalog.dsn, asked)
+    made = report(catalog.dsn, read(by="", measures="users", starts="2026-10-25"))
+    assert made.rows[0].sums["users"] == 2
+
+
+def test_a_set_that_is_named_twice_is_counted_once(catalog: Database) -> None:
+    fill(catalog, two_users())
+    made = report(catalog.dsn, read(by="campaign,day", sets="campaign,day;day,campaign"))
+    assert sum(row.sums["impressions"] for row in made.rows) == 6
 
 
 def test_a_total_is_told_from_a_value_that_is_not_known(catalog: Database) -> None:

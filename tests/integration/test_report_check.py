@@ -2,13 +2,15 @@
 
 import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import psycopg2.errors
 import pytest
 from click.testing import CliRunner
 
 from prefork_ads.cli import cli
 from prefork_ads.errors import ReportDiffers
+from prefork_ads.report import check as check_module
 from prefork_ads.report.check import check
 from tests.conftest import Database
 from tests.integration.report_bed import CATALOG, fill
@@ -82,6 +84,26 @@ def test_forgotten_days_are_told_and_not_called_wrong(catalog: Database) -> None
     proof = check(catalog.dsn)
     assert (proof.rows, proof.differing, proof.forgotten) == (2, 0, 1)
     assert "1 older hours were not compared" in next(iter(proof.notes))
+
+
+def test_retention_waits_for_a_proof_under_way(
+    catalog: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was said to be kept would be gone when it is compared, and be called wrong."""
+    days = check_module._days
+    refused = []
+
+    def forgotten_now(*bounds: datetime.datetime) -> Any:
+        for table in ("request_log", "ad_event"):
+            try:
+                catalog.execute(f"SELECT {table}_drop_before('2026-10-25')")
+            except psycopg2.errors.LockNotAvailable:
+                refused.append(table)
+        return days(*bounds)
+
+    monkeypatch.setattr(check_module, "_days", forgotten_now)
+    assert check(catalog.dsn).differing == 0
+    assert refused == ["request_log", "ad_event"]
 
 
 def test_a_database_without_ads_is_right(database: Database) -> None:

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from prefork_ads.events.ad_lines import added_up
+from prefork_ads.report import restate as restatement
 from prefork_ads.report.restate import Day, Judge, by_the_list, restate
 from tests.conftest import Database
 from tests.integration.report_bed import (
@@ -45,6 +47,12 @@ STATE: Final = (
 def catalog(database: Database) -> Database:
     database.execute(CATALOG)
     return database
+
+
+def fill_more(database: Database, decided: list[Decided]) -> None:
+    """What another worker ships."""
+    with closing(database.connect()) as conn:
+        ingest(conn, decided, "other-1")
 
 
 def nobody(_: str) -> str:
@@ -173,6 +181,64 @@ def test_a_conversion_is_worth_what_its_click_is(catalog: Database) -> None:
     assert catalog.fetch(sums) == [(True, 1, 99_000_000, 0)]
     run(catalog, nobody)
     assert catalog.fetch(sums) == [(False, 1, 99_000_000, 12_000_000_000)]
+
+
+def test_a_conversion_that_came_while_its_click_was_judged_is_found_by_the_next_run(
+    catalog: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever took it saw the click as it was; and of decisions and events nothing is to be changed then."""
+    one = decision(1, campaign=3, agent="spider", kinds=("impression", "click"))
+    fill(catalog, [one])
+    one.order = "A-1"
+    *_, order = one.lines()
+    ads = added_up(order + b"\n")
+    assert ads is not None
+    apply = restatement._apply
+
+    def meanwhile(*arguments: Any) -> int:
+        over_goal = apply(*arguments)
+        catalog.execute(
+            "SELECT ad_ingest('x', '', '', '', '', %s, '30 days', '1 day')", ads.conversions
+        )
+        return over_goal
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restatement, "_apply", meanwhile)
+        run(catalog, listing("spider"))
+    assert catalog.fetch("SELECT filtered FROM conversion") == [(None,)]
+    would = run(catalog, listing("spider"), dry_run=True)
+    assert catalog.fetch("SELECT filtered FROM conversion") == [(None,)]
+    assert run(catalog, listing("spider")) == would
+    assert catalog.fetch("SELECT filtered FROM conversion") == [("decision",)]
+    assert catalog.fetch("SELECT sum(spend_nanos)::int FROM rollup_hour") == [(0,)]
+
+
+def test_a_conversion_of_a_click_beyond_its_goal_stays_unbilled(catalog: Database) -> None:
+    """The click counts again, and then does not for another reason."""
+    catalog.execute("UPDATE campaign SET goal_kind = 'clicks', goal_total = 1 WHERE id = 3")
+    one = decision(1, campaign=3, agent="crawler", kinds=("impression", "click"))
+    one.order = "A-1"
+    fill(catalog, [one])
+    run(catalog, listing("crawler"))
+    fill_more(catalog, [decision(2, campaign=3, kinds=("impression", "click"))])
+    (day,) = run(catalog, nobody)
+    assert day.over_goal == 1
+    assert catalog.fetch("SELECT filtered FROM conversion") == [("decision",)]
+
+
+def test_of_a_beacon_that_came_twice_the_line_that_counted_is_judged(catalog: Database) -> None:
+    """Though the other one was received before: another worker has shipped it later."""
+    one = decision(1)
+    later, sooner = (
+        Happened("impression", NOON + datetime.timedelta(seconds=n), "spider") for n in (9, 5)
+    )
+    one.events = [later, sooner]
+    fill(catalog, [one])
+    counted = catalog.fetch("SELECT received_at FROM ad_event")
+    assert counted == [(later.at,)]
+    (day,) = run(catalog, listing("spider"))
+    assert day.events_out == 1
+    assert catalog.fetch("SELECT filtered FROM ad_event") == [("bot: spider",)]
 
 
 def test_no_goal_is_exceeded_by_counting_again(catalog: Database) -> None:

@@ -102,6 +102,28 @@ def stewards(database: Database) -> list[int]:
     return [pid for (pid,) in rows]
 
 
+def test_leases_are_granted_whatever_isolation_the_database_has_by_default(
+    database: Database,
+) -> None:
+    """In another one than the steward's they would be granted from a snapshot before their locks."""
+    database.execute(
+        f"ALTER DATABASE {database.name} SET default_transaction_isolation = 'serializable'"
+    )
+
+    async def scenario() -> None:
+        errand = Recorder("lease_take")
+        errand.parameters = {
+            **{"holder": "x", "turn": 1, "journal": None, "unshipped_s": 0, "window_s": 900},
+            **{"campaigns": [], "days": [], "wants": [], "ceilings": []},
+        }
+        house = House(database.dsn, errand)
+        async with house.open():
+            await errand.until(lambda: bool(errand.rows or errand.failures))
+        assert (errand.failures, house.said) == (0, [])
+
+    run(scenario)
+
+
 def test_each_errand_is_run_in_its_own_time(database: Database) -> None:
     """One that has nothing to ask now is asked again in its time."""
 

@@ -1,8 +1,14 @@
 """A worker's leases: what it may serve, asks for and gives back, whatever becomes of its calls."""
 
+import time
+
 import pytest
 
+from prefork_ads.ads import budget
+from prefork_ads.ads.budget import GOOD_FOR_S, Budget
 from prefork_ads.ads.turns import IDLE_A_SECOND, MOST
+from prefork_ads.events.event import EventClock
+from prefork_ads.events.uuid7 import Uuid7
 from tests.unit.budget_bed import DAY_S, GOAL, NOON_S, Bed, replayed, rows_of, tomorrow
 
 MIDNIGHT_S = NOON_S + DAY_S / 2
@@ -146,6 +152,47 @@ def test_a_lease_that_is_not_renewed_for_half_an_hour_is_used_no_more() -> None:
     assert bed.is_open()
 
 
+def test_after_a_standstill_the_first_request_finds_an_old_lease_closed() -> None:
+    """Before anything else of this worker has run."""
+    bed = Bed(GOAL)
+    bed.grant(20)
+    bed.serve()
+    bed.at_s += 7200
+    bed.budget.before(bed.at_s)
+    assert not bed.is_open()
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="a clock of Linux")
+def test_suspended_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others' clocks go on, and others get what is left of a lease that is not renewed."""
+    bed = Bed(GOAL)
+    boot_s = 5000.0
+    monkeypatch.setattr(time, "clock_gettime", lambda _: boot_s)
+    clock = EventClock(Uuid7(), lambda: int(bed.at_s * 1e9))
+    bed.budget = Budget(
+        *("stream", None, clock, lambda _: True, lambda: 0.0),
+        impression_window_s=900,
+        now=lambda: bed.at_s,
+    )
+    bed.budget.changed(bed.catalog, bed.standing)
+    bed.grant(20)
+    boot_s += GOOD_FOR_S - 1
+    bed.budget.tick()
+    assert bed.is_open()
+    boot_s += 2
+    bed.budget.tick()
+    assert not bed.is_open()
+
+
+def test_where_there_is_no_such_clock_the_usual_one_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """macOS."""
+    monkeypatch.setattr(budget, "_CLOCK", None)
+    monkeypatch.setattr(time, "monotonic", lambda: 7.0)
+    assert budget._boot_s() == 7.0
+
+
 def test_at_midnight_the_lease_of_the_day_ends() -> None:
     """By this worker's clock, before the first decision of the new day, and a little before."""
     bed = Bed(GOAL, at_s=MIDNIGHT_S - 10)
@@ -183,6 +230,60 @@ def test_a_lease_for_a_day_that_has_not_begun_here_waits_for_it() -> None:
     assert bed.is_open()
 
 
+class Clocks(Bed):
+    """The clock on the wall is put, and the other one goes on by itself."""
+
+    def put(self, at_s: float) -> None:
+        self.boot_s = getattr(self, "boot_s", self.at_s) + 1
+        self.budget._monotonic = lambda: self.boot_s
+        self.at_s = at_s
+
+
+def test_a_clock_that_was_ahead_over_midnight_leaves_no_lease_of_yesterday_open() -> None:
+    """PostgreSQL's clock was right all the time, and it is away when the day ends."""
+    bed = Clocks(GOAL, at_s=MIDNIGHT_S - 1800)
+    today = tomorrow(bed.at_s - DAY_S)
+    bed.grant(50)
+    bed.put(MIDNIGHT_S + 1800)
+    bed.budget.tick()
+    assert not bed.is_open()
+    bed.ask()
+    bed.answer(bed.row(50, day=today))
+    bed.put(MIDNIGHT_S - 1790)
+    bed.serve()
+    bed.put(MIDNIGHT_S + 5)
+    bed.budget.before(bed.at_s)
+    assert not bed.is_open()
+
+
+def test_a_clock_that_was_ahead_for_a_moment_leaves_no_lease_of_yesterday_open() -> None:
+    """Nobody was asked meanwhile."""
+    bed = Clocks(GOAL, at_s=MIDNIGHT_S - 1800)
+    bed.grant(50)
+    bed.put(MIDNIGHT_S + 1800)
+    bed.budget.before(bed.at_s)
+    assert not bed.is_open()
+    bed.put(MIDNIGHT_S - 1790)
+    bed.serve()
+    bed.put(MIDNIGHT_S + 5)
+    bed.budget.before(bed.at_s)
+    assert not bed.is_open()
+
+
+@pytest.mark.parametrize("served", [0, 1])
+def test_a_clock_that_is_put_back_over_midnight_closes_the_lease_of_the_day(served: int) -> None:
+    """Whether or not there was a decision since it was granted: it has not begun any more."""
+    bed = Clocks(GOAL, at_s=MIDNIGHT_S + 5)
+    bed.grant(50)
+    bed.serve(served)
+    bed.put(MIDNIGHT_S - 1800)
+    bed.budget.before(bed.at_s)
+    assert not bed.is_open()
+    bed.put(MIDNIGHT_S + 10)
+    bed.budget.before(bed.at_s)
+    assert bed.is_open()
+
+
 def test_who_is_told_that_it_was_taken_for_dead_begins_anew() -> None:
     """And asks for nothing until its lines from before have arrived: they are not covered by a lease."""
     bed = Bed(GOAL)
@@ -199,6 +300,26 @@ def test_who_is_told_that_it_was_taken_for_dead_begins_anew() -> None:
     bed.unshipped_s = 0.0
     bed.at_s += 1
     assert bed.ask()["wants"][0] > 0
+
+
+def test_who_was_taken_for_dead_does_not_serve_what_the_same_answer_grants() -> None:
+    """Its lines from before would be taken for those of the new lease."""
+    bed = Bed(GOAL)
+    bed.grant(50)
+    bed.serve(50)
+    bed.at_s += 1
+    (wants,) = bed.ask()["wants"]
+    bed.unshipped_s = 5.0
+    bed.answer(bed.row(wants, since=2.0))
+    assert not bed.is_open()
+    bed.at_s += 1
+    assert bed.ask()["wants"] == [0]
+    bed.answer(bed.row(0, since=2.0))
+    bed.unshipped_s = 0.0
+    bed.at_s += 1
+    (wants,) = bed.ask()["wants"]
+    bed.answer(bed.row(wants, since=2.0))
+    assert bed.is_open()
 
 
 def test_a_goal_that_is_taken_away_opens_and_its_lease_goes_back() -> None:
@@ -219,6 +340,63 @@ def test_a_paused_campaign_gives_its_lease_back() -> None:
     bed.serve(5)
     bed.load(rows_of({**GOAL, "status": "paused"}))
     assert bed.ask()["wants"] == [5]
+
+
+def test_what_was_granted_before_to_a_campaign_that_comes_back_is_not_served_again() -> None:
+    """PostgreSQL counts since this worker's beginning, whatever became of the campaign meanwhile."""
+    bed = Bed(GOAL)
+    bed.grant(20)
+    bed.serve(20)
+    bed.load(rows_of({}))
+    assert bed.ask()["wants"] == [20]
+    bed.answer()
+    bed.load(rows_of(GOAL))
+    bed.ask()
+    bed.answer(bed.row(20))
+    assert not bed.is_open()
+    assert bed.ask()["wants"][0] > 20
+
+
+def test_what_is_taken_back_is_served_later() -> None:
+    """Its line was not taken: nobody sees it."""
+    bed = Bed(GOAL)
+    bed.grant(1)
+    bed.serve()
+    assert not bed.is_open()
+    bed.budget.not_served(bed.campaign(), "2026-11-22")
+    assert bed.is_open()
+    bed.serve()
+    assert not bed.is_open()
+
+
+def test_what_is_taken_back_makes_nobody_ask_for_more() -> None:
+    """Who runs dry asks for twice as much; a journal that is full for an hour is no traffic."""
+    bed = Bed(GOAL)
+    bed.grant(4)
+    wants = set()
+    for _ in range(10):
+        bed.at_s += 1
+        bed.serve(4)
+        for _ in range(4):
+            bed.budget.not_served(bed.campaign(), "2026-11-22")
+        wants.update(bed.ask()["wants"])
+        bed.answer(bed.row(4))
+    assert wants == {4}
+
+
+@pytest.mark.parametrize("meanwhile", ["it leaves", "midnight"])
+def test_what_is_taken_back_when_the_lease_has_ended_opens_nothing(meanwhile: str) -> None:
+    """By another decision between the choice and its line."""
+    bed = Bed(GOAL, at_s=MIDNIGHT_S - 10)
+    bed.grant(1)
+    bed.serve()
+    if meanwhile == "midnight":
+        bed.at_s = MIDNIGHT_S + 1
+        bed.budget.before(bed.at_s)
+    else:
+        bed.budget.leave()
+    bed.budget.not_served(bed.campaign(), "2026-11-22")
+    assert not bed.is_open()
 
 
 def test_a_changed_goal_is_asked_about_at_once() -> None:
@@ -243,6 +421,36 @@ def test_a_budget_that_leaves_gives_back_what_it_did_not_serve() -> None:
     assert bed.ask()["wants"] == [5]
     bed.answer(bed.row(5))
     assert bed.budget.gone
+
+
+def never_answered(at_s: float) -> Bed:
+    """Something was asked for, and may have been granted."""
+    bed = Bed(GOAL, at_s=at_s)
+    bed.ask()
+    bed.answer(bed.row(0))
+    assert bed.ask()["wants"][0] > 0
+    bed.budget.failed()
+    return bed
+
+
+def test_a_grant_whose_answer_never_came_goes_back_when_its_worker_leaves() -> None:
+    bed = never_answered(NOON_S)
+    bed.budget.leave()
+    was_gone = bed.budget.gone
+    assert bed.ask()["wants"] == [0]
+    bed.answer(bed.row(0))
+    assert (was_gone, bed.budget.gone) == (False, True)
+
+
+def test_a_grant_whose_answer_never_came_goes_back_when_its_day_is_over() -> None:
+    """Else it is held as long as this worker lives."""
+    bed = never_answered(MIDNIGHT_S - 10)
+    bed.at_s = MIDNIGHT_S + 1
+    bed.budget.before(bed.at_s)
+    bed.ask()
+    bed.answer(bed.row(0))
+    asked = bed.ask()
+    assert dict(zip(asked["days"], asked["wants"], strict=True))["2026-11-22"] == 0
 
 
 def test_even_pacing_asks_with_a_ceiling_and_sets_the_need() -> None:

@@ -64,6 +64,14 @@ def test_sets_are_written_as_they_are_in_sql() -> None:
     assert wanted.totals
 
 
+def test_the_same_set_in_another_order_is_one_set() -> None:
+    """PostgreSQL would have its rows twice, and who adds them up twice as much."""
+    assert read(by="campaign,day", sets="campaign,day;day,campaign;;").sets == (
+        ("day", "campaign"),
+        (),
+    )
+
+
 def test_filters_of_one_dimension_are_alternatives() -> None:
     wanted = read(by="", where=("country=DE,device=mobile", "country = AT ,country="))
     assert wanted.where == {"country": ("DE", "AT", ""), "device": ("mobile",)}

@@ -62,6 +62,7 @@ class Server:
 
     rows: Any = field(default_factory=rows)
     log_takes: bool = True
+    most_lines: int = 1000
     line_takes: bool = True
     has_keys: bool = True
     place_database: Path | None = None
@@ -121,9 +122,10 @@ class Server:
         self.bed = Bed(handler=Router(endpoints.routes(), answers).handle)
 
     def _append(self, line: bytes) -> bool:
-        if self.log_takes:
+        takes = self.log_takes and len(self.events) < self.most_lines
+        if takes:
             self.events.append(line.decode().split("\t"))
-        return self.log_takes
+        return takes
 
     def _look_up(self, key: str, deliver: Callable[[Found], None]) -> bool:
         if self.line_takes:
@@ -617,12 +619,13 @@ def test_a_house_ad_is_counted_as_one() -> None:
 
 
 def granted(server: Server, number: int) -> None:
-    """What PostgreSQL answers to the lease that is asked for."""
-    asked = server.budget.ask()
-    assert asked is not None
+    """What PostgreSQL answers to a worker that asks which day it is, and then for a lease of it."""
     now_s = NOW_NS / 1e9
-    row = (5, "2023-11-14", number, now_s - 3600, now_s + 3600, 0, 0, 0, 0, 1000, 1, now_s)
-    server.budget.answered([row])
+    for has in (0, number):
+        asked = server.budget.ask()
+        assert asked is not None
+        row = (5, "2023-11-14", has, now_s - 3600, now_s + 3600, 0, 0, 0, 0, 1000, 1, now_s)
+        server.budget.answered([row])
 
 
 def test_a_campaign_with_a_goal_is_served_from_its_lease_alone() -> None:
@@ -632,6 +635,39 @@ def test_a_campaign_with_a_goal_is_served_from_its_lease_alone() -> None:
     assert [server.ask("/ad?zone=home-top").status for _ in range(4)] == [200, 200, 204, 204]
     leased = [line["decision"].get("leased") for line in server.logged()]
     assert leased == [None, "2023-11-14", "2023-11-14", None, None]
+
+
+def with_lease(number: int, **members: Any) -> Server:
+    """One is served already, so the state that the next decisions refer to is written."""
+    goal = {"goal_kind": "impressions", "goal_total": 1000}
+    server = Server(changed("campaign", 5, **goal, **members))
+    server.ask("/ad?zone=home-top")
+    granted(server, number + 1)
+    server.ask("/ad?zone=home-top")
+    assert server.budget.figures[1] == number
+    return server
+
+
+def test_what_a_full_log_refuses_uses_up_no_lease() -> None:
+    """No line says that it was used, so nobody would ever give it back."""
+    server = with_lease(20)
+    server.log_takes = False
+    mine = f"/ad?zone=home-top&uid={UID}"
+    assert {server.ask("/ad?zone=home-top").status for _ in range(30)} == {503}
+    assert together(server, mine, mine, mine) == [503] * 3
+    assert server.budget.figures[1] == 20
+    server.log_takes = True
+    assert [server.ask("/ad?zone=home-top").status for _ in range(21)] == [200] * 20 + [204]
+
+
+def test_of_a_page_whose_lines_are_taken_in_part_the_others_use_up_no_lease() -> None:
+    """A line that is in the journal is a decision, whatever the answer says."""
+    server = with_lease(40, roadblock=True)
+    server.most_lines = len(server.events) + 2
+    assert server.ask("/ad?zone=home-top&n=3").status == 503
+    leased = [line["decision"].get("leased") for line in server.logged()]
+    assert leased[-2:] == ["2023-11-14"] * 2
+    assert server.budget.figures[1] == 38
 
 
 # What cannot be answered.

@@ -242,18 +242,23 @@ def test_what_follows_from_a_filtered_decision_is_filtered() -> None:
 
 
 def test_more_than_people_can_do_is_logged_and_marked() -> None:
-    """By address; what comes from elsewhere is not affected, and viewable ads do not count for it."""
+    """By address; what comes from elsewhere is not affected. Viewable ads do not count for it, and are judged
+    by what does.
+    """
     tracker = Tracker(max_events=2)
     for _ in range(5):
         tracker.ask(f"/v/{signed()}", {"x-forwarded-for": "203.0.113.9"})
     tracker.events.clear()
     for _ in range(3):
         tracker.ask(f"/i/{signed()}", {"x-forwarded-for": "203.0.113.9"})
-    tracker.ask(f"/i/{signed()}", {"x-forwarded-for": "198.51.100.7"})
+    for kind in "iv":
+        tracker.ask(f"/{kind}/{signed()}", {"x-forwarded-for": "198.51.100.7"})
+    tracker.ask(f"/v/{signed()}", {"x-forwarded-for": "203.0.113.9"})
     marks = [params["event"].get("filtered") for _, params in tracker.params()]
-    assert marks == [None, None, "rate", None]
+    assert marks == [None, None, "rate", None, None, "rate"]
     # What is logged of the address is its network.
-    assert [event[6] for event in tracker.events] == ["203.0.113.0"] * 3 + ["198.51.100.0"]
+    networks = [event[6] for event in tracker.events]
+    assert networks == [*["203.0.113.0"] * 3, *["198.51.100.0"] * 2, "203.0.113.0"]
     assert PEER[0] == "192.0.2.1"
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork_ads.events.uuid7 import Uuid7
+from prefork_ads.events.uuid7 import WAITS_MS, Uuid7
 
 NOW: Final = 1_700_000_000_123
 
@@ -74,11 +74,21 @@ def test_ids_are_in_order_whatever_the_clock_does(clock: list[int]) -> None:
     assert made == sorted(set(made))
 
 
-def test_a_clock_that_goes_back_is_waited_for() -> None:
+def test_a_clock_that_goes_back_a_little_is_waited_for() -> None:
     ids = Uuid7()
     first = ids.next(NOW)
-    assert milliseconds_of(ids.next(NOW - 3_600_000)) == milliseconds_of(first)
+    assert milliseconds_of(ids.next(NOW - WAITS_MS)) == milliseconds_of(first)
     assert milliseconds_of(ids.next(NOW + 1)) == NOW + 1
+
+
+def test_a_clock_that_was_ahead_and_is_put_right_is_believed() -> None:
+    """Else ids would tell the time of the wrong clock for as long as it was ahead."""
+    ids = Uuid7()
+    ahead = ids.next(NOW + 2 * 86_400_000)
+    made = [ids.next(NOW + n) for n in range(3)]
+    assert [milliseconds_of(text) for text in made] == [NOW, NOW + 1, NOW + 2]
+    assert made == sorted(made)
+    assert ahead not in made
 
 
 def test_past_the_counters_end_a_millisecond_is_borrowed() -> None:
