@@ -454,6 +454,10 @@ COMMENT ON FUNCTION rollup_fold(integer) IS 'Moves what was added to rollup_hour
 -- The events (kind, decision, milliseconds of the decision, received, uid, zone, campaign, creative, price,
 -- model, country, device, filtered; lines of COPY) that have not been counted before; they are from now on. Of
 -- the same event twice in a batch the first counts.
+--
+-- But a click that only a program has made so far (a scanner of links, say) gives way to that of a person, or whoever
+-- is protected by such a program would never have clicked. Only clicks do: with an impression, billed or not, its
+-- decision has ended, and a lease may have been granted for that.
 CREATE FUNCTION ad_event_take(events text) RETURNS ad_event[]
     LANGUAGE plpgsql VOLATILE
     SET search_path FROM CURRENT
@@ -461,6 +465,7 @@ AS $$
 DECLARE
     needed date;
     taken  ad_event[];
+    freed  ad_event[];
 BEGIN
     FOR needed IN
         SELECT DISTINCT ((timestamptz '1970-01-01 00:00:00+00'
@@ -492,12 +497,39 @@ BEGIN
                   FROM string_to_table(events, E'\n') WITH ORDINALITY AS lines (line, place),
                        string_to_array(lines.line, E'\t', '\N') AS f) AS told
          WHERE told.decided_at >= ad_event_first_day()::timestamp AT TIME ZONE 'UTC'
-         ORDER BY told.decision, told.kind, told.place
+         ORDER BY told.decision, told.kind, told.kind = 'click' AND told.filtered IS NOT NULL, told.place
         ON CONFLICT DO NOTHING
         RETURNING ad_event.*
     )
     SELECT array_agg(k::ad_event) INTO taken FROM kept AS k;
-    RETURN taken;
+    IF strpos(E'\n' || events, E'\nclick\t') = 0 THEN
+        RETURN taken;
+    END IF;
+    -- A statement of its own: it sees what somebody whom the first has waited for has counted.
+    WITH persons AS MATERIALIZED (
+        SELECT DISTINCT ON (f[2]::uuid) f[2]::uuid AS decision, f[4]::timestamptz AS received_at, f[5]::uuid AS uid,
+               timestamptz '1970-01-01 00:00:00+00' + f[3]::bigint * interval '1 millisecond' AS decided_at
+          FROM string_to_table(events, E'\n') WITH ORDINALITY AS lines (line, place),
+               string_to_array(lines.line, E'\t', '\N') AS f
+         WHERE f[1] = 'click' AND f[13] IS NULL
+         ORDER BY f[2]::uuid, lines.place
+    ), given_way AS (
+        UPDATE ad_event AS e
+           SET filtered = NULL, received_at = p.received_at, uid = p.uid
+          FROM persons AS p
+         WHERE (e.decision, e.kind, e.decided_at) = (p.decision, 'click', p.decided_at)
+           AND e.filtered LIKE 'bot: %'
+        RETURNING e.*
+    ), undone AS (
+        INSERT INTO rollup_delta (hours, zones, campaigns, creatives, countries, devices, filtered, clicks)
+        SELECT array_agg(extract(epoch FROM utc_hour(g.decided_at))::bigint / 3600), array_agg(g.zone_id),
+               array_agg(g.campaign_id), array_agg(g.creative_id), array_agg(g.country), array_agg(g.device),
+               array_agg(true), array_agg(-1)
+          FROM given_way AS g
+        HAVING count(*) > 0
+    )
+    SELECT array_agg(g::ad_event) INTO freed FROM given_way AS g;
+    RETURN CASE WHEN freed IS NULL THEN taken ELSE taken || freed END;
 END
 $$;
 

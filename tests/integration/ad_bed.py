@@ -275,7 +275,11 @@ class Model:
 
     def happened(self, kind: str, placed: Placed, at: datetime.datetime, why: str | None) -> None:
         if (placed.id_hex, kind) in self.events:
-            return
+            first, _, by = self.events[placed.id_hex, kind]
+            if kind != "click" or why or not (by or "").startswith("bot: "):
+                return
+            # A person's click takes the place of a program's.
+            self._sums(first, by)["clicks"] -= 1
         day = day_of(placed.campaign, placed.at)
         goal_kind, total, daily = GOALS.get(placed.campaign, ("", 0, None))
         if why is None and goal_kind == kind:
@@ -358,7 +362,7 @@ class Model:
             "spend",
         ]
         assert {row[:7]: +Counter(dict(zip(names, row[7:], strict=True))) for row in rollup} == {
-            key: +sums for key, sums in self.rollup.items()
+            key: +sums for key, sums in self.rollup.items() if any(sums.values())
         }
         self._compare_budgets(database)
         assert differences(database) == []

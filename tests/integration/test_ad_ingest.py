@@ -153,6 +153,59 @@ def test_the_tables_are_what_a_plain_model_says(
     assert rows_of(database, "SELECT count(*) FROM request_log") == [(len(lines),)]
 
 
+# -- clicks of programs and of people --------------------------------------------------------------
+
+BOT = "bot: a scanner of links"
+
+
+def clicks(database: Database) -> list[tuple[Any, ...]]:
+    """Why not billed, and how many of the rollup are, and are not."""
+    assert differences(database) == []
+    return rows_of(
+        database,
+        "SELECT (SELECT string_agg(coalesce(filtered, '-'), ' ') FROM ad_event WHERE kind = 'click'),"
+        " coalesce(sum(clicks) FILTER (WHERE NOT filtered), 0),"
+        " coalesce(sum(clicks) FILTER (WHERE filtered), 0) FROM rollup_hour",
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 1000], ids=["one by one", "in one batch"])
+@pytest.mark.parametrize(
+    ("order", "counted"),
+    [
+        ((BOT, None), [("-", 1, 0)]),
+        ((None, BOT), [("-", 1, 0)]),
+        ((BOT, None, None, BOT), [("-", 1, 0)]),
+        ((BOT, BOT), [(BOT, 0, 1)]),
+        (("rate", None), None),
+        (("decision", None), None),
+    ],
+)
+def test_a_persons_click_takes_the_place_of_a_programs(
+    database: Database, batch: int, order: tuple[str | None, ...], counted: Any
+) -> None:
+    """And of nothing else's, that is, what was too much stays too much; unless they came together."""
+    lines = [
+        event_line(NOON + n * MINUTE, "click", placed(1).event(why), n)
+        for n, why in enumerate(order)
+    ]
+    ship_by_copy(database, lines, batch)
+    if counted is None:
+        counted = [("-", 1, 0)] if batch > 1 else [(order[0], 0, 1)]
+    assert clicks(database) == counted
+
+
+def test_an_impression_keeps_what_it_was_first(database: Database) -> None:
+    """Its decision had ended, and the next place may have been leased for it."""
+    lines = [
+        event_line(NOON + n * MINUTE, "impression", placed(1).event(why), n)
+        for n, why in enumerate((BOT, None))
+    ]
+    ship_by_copy(database, lines, 1)
+    assert rows_of(database, "SELECT kind, filtered FROM ad_event") == [("impression", BOT)]
+    assert differences(database) == []
+
+
 # -- conversions -----------------------------------------------------------------------------------
 
 

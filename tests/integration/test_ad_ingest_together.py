@@ -363,6 +363,29 @@ def test_a_beacon_that_meets_itself_under_way_counts_once(database: Database) ->
         assert differences(database) == []
 
 
+def test_a_persons_click_that_meets_the_programs_under_way_counts(database: Database) -> None:
+    """It waits for that, and then sees it."""
+    program, person = (
+        events_of(event_line(NOON, "click", placed(1).event(why))) for why in ("bot: a bot", None)
+    )
+    with (
+        closing(database.connect(autocommit=False)) as one,
+        closing(database.connect(autocommit=False)) as two,
+        ThreadPoolExecutor() as threads,
+    ):
+        one.cursor().execute(*ingest(database, program))
+        behind = threads.submit(two.cursor().execute, *ingest(database, person))
+        wait_until(lambda: waiting(database) == 1, "the second to wait")
+        one.commit()
+        behind.result()
+        two.commit()
+    assert rows_of(database, "SELECT kind, filtered FROM ad_event") == [("click", None)]
+    assert rows_of(database, "SELECT sum(clicks), bool_or(filtered) FROM rollup_hour") == [
+        (1, False)
+    ]
+    assert differences(database) == []
+
+
 def test_a_batch_that_is_undone_by_a_deadlock_is_sent_again(database: Database) -> None:
     """Somebody takes rows of deliveries in another order; no line is blamed for it, none is lost."""
     lines = [event_line(NOON, "click", placed(n, n).event()) for n in (1, 3)]
