@@ -126,7 +126,7 @@ def traffic(
     click.echo(f"seed {chosen}", err=True)
     plan = Plan(url, wanted, minutes * 60, connections, chosen, advertisers_of_campaigns())
     interrupted = False
-    with Progress(sys.stderr, "visitors") as progress:
+    with Progress(sys.stderr, "visitors", lasts_s=minutes * 60) as progress:
         run = Traffic(plan, progress)
         try:
             asyncio.run(run.run())

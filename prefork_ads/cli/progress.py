@@ -34,13 +34,16 @@ class Progress:
         *,
         size: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        lasts_s: float | None = None,
     ) -> None:
+        """`lasts_s` is how long it takes from now on, where that is known and not a matter of speed."""
         self.done = 0
         self.note = ""
         self._stream = stream
         self._noun = noun
         self._size = size
         self._clock = clock
+        self._ends_at = None if lasts_s is None else clock() + lasts_s
         self._terminal = stream.isatty()
         self._steps: deque[tuple[float, int]] = deque()
         self._shown_at: float | None = None
@@ -93,7 +96,10 @@ class Progress:
         if rate > 0:
             parts.append(f"{self._amount(round(rate))}/s")
             if total is not None and done < total:
-                parts.append(f"{show_time((total - done) / rate)} left")
+                left_s = (total - done) / rate
+                if self._ends_at is not None:
+                    left_s = max(0.0, self._ends_at - last_at)
+                parts.append(f"{show_time(left_s)} left")
         return "  ".join([*parts, self.note]).strip()
 
     def _amount(self, value: int) -> str:

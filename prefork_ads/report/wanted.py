@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from prefork_ads.ads.places import place_problem
+from prefork_ads.ads.records import TIERS
+from prefork_ads.ads.targeting import DEVICES
 from prefork_ads.errors import ConfigError
 from prefork_ads.report.columns import DIMENSIONS, FILTERED, Grouping
 from prefork_ads.report.measures import DEFAULT, MEASURES
@@ -21,7 +24,8 @@ MOST_SETS: Final = 64
 MOST_VALUES: Final = 1000
 MOST_ROWS: Final = 200_000
 
-_COUNTRY: Final = re.compile("[A-Z]{2}")
+# Dimensions whose values are ours, or known to everybody; those of others are keys of the catalog.
+_WORDS: Final = {"device": DEVICES, "tier": TIERS}
 _MONTH: Final = re.compile(r"(\d{4})-(\d\d)")
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 
@@ -178,12 +182,18 @@ def _filters(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
             raise ConfigError(f"--where {name}: time is chosen by --from and --to.")
         if name == "filtered" and value not in FILTERED:
             raise ConfigError(f"--where filtered: {value!r} is neither filtered nor counted.")
-        if name == "country" and value and not _COUNTRY.fullmatch(value):
-            raise ConfigError(f"--where country: {value!r} is not two capital letters, as DE.")
+        if name == "country" and value and (problem := _country_problem(value)):
+            raise ConfigError(f"--where country: {value!r} {problem}.")
+        if name in _WORDS and value:
+            _known(f"--where {name}", value, _WORDS[name])
         found[name] = (*found.get(name, ()), value)
     if any(len(values) > MOST_VALUES for values in found.values()):
         raise ConfigError(f"--where: more than {MOST_VALUES} values of one dimension.")
     return found
+
+
+def _country_problem(value: str) -> str | None:
+    return place_problem(value) if len(value) < 3 else "is not two capital letters, as DE"
 
 
 def _names(where: str, text: str | None, known: Iterable[str]) -> tuple[str, ...]:

@@ -362,6 +362,16 @@ def test_progress_of_a_resumed_run_does_not_count_what_was_there() -> None:
     assert stream.getvalue().endswith("3,100 of 4,000 rows  10/s  1m 30s left")
 
 
+def test_progress_of_what_lasts_a_known_time_does_not_guess_it() -> None:
+    """A day of visitors ends at midnight, whether many came in the morning or few."""
+    stream, clock = Terminal(), Clock()
+    progress = Progress(stream, "visitors", clock=clock, lasts_s=120)
+    progress(0, 4000)
+    clock.now += 10
+    progress(10, 4000)
+    assert stream.getvalue().endswith("10 of 4,000 visitors  1/s  1m 50s left")
+
+
 def test_progress_in_a_log_is_a_line_now_and_then() -> None:
     stream, clock = io.StringIO(), Clock()
     with Progress(stream, "rows", clock=clock) as progress:

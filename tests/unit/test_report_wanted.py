@@ -102,6 +102,12 @@ def test_sorting_is_by_the_largest_first() -> None:
         ({"by": "", "where": ("filtered=yes",)}, "'yes' is neither filtered nor counted"),
         ({"by": "", "where": ("zone=" + ",zone=".join(["x"] * 1001),)}, "more than 1000"),
         ({"by": "", "where": ("country=Germany",)}, "'Germany' is not two capital letters"),
+        ({"by": "", "where": ("country=UK",)}, "'UK' is no country; write 'GB'"),
+        (
+            {"by": "", "where": ("device=phone",)},
+            "--where device: 'phone' is unknown. There are: desktop",
+        ),
+        ({"by": "", "where": ("tier=standart",)}, "'standart' is unknown. Did you mean standard?"),
         ({"by": "", "limit": 0}, "--limit: 0 is not a number from 1"),
     ],
     ids=str,
