@@ -221,6 +221,11 @@ class Endpoints:
         )
 
 
+def looks_up(request: Request) -> bool:
+    """Whether a request to `/ad` is one for a variant, as far as that shows without reading its query."""
+    return request.method in (b"GET", b"HEAD") and b"zone=" not in request.query
+
+
 def _add_body(parameters: Parameters, request: Request) -> None:
     content_type = request.fields[CONTENT_TYPE] or b""
     media_type = content_type.partition(b";")[0].strip().lower()

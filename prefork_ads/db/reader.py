@@ -11,11 +11,14 @@ anybody. *Measured* on one connection: one key per query 3,400 lookups/s, 64 key
   the batch, and the time anybody waits, in line and for the query together: after `timeout_s` the answer
   is UNAVAILABLE, give or take the quarter of a second between two looks at the clock. The query itself
   is ended by the server after as long; a server that does not is given up a second later.
-- A line that stands is cut: when the oldest key has waited `STANDS_AFTER_S` at two looks, the line is
-  bound to what is answered in that time, the oldest beyond it are given up, and `is_crowded` says that
-  whoever comes had better be sent away before any work is done for him. In line for `timeout_s`,
-  everybody who is answered would be answered too late (*measured*, at five times what PostgreSQL looks
-  up: 14 % of that was answered within a second).
+- The line is no longer than what the quickest of the last full batches promises for `STANDS_AFTER_S`, and
+  past that `is_crowded` says that whoever comes had better be sent away before any work is done for him.
+  A batch that is not full promises nothing: it has left nobody behind.
+- A line that stands is cut: the quickest batch promises too much where the processor is shared with all
+  the others. When the oldest key has waited `STANDS_AFTER_S` at two looks, the line is bound to what was
+  answered in that time, and the oldest beyond it are given up. In line for `timeout_s`, everybody who is
+  answered would be answered too late (*measured*, at five times what PostgreSQL looks up: 14 % of that was
+  answered within a second).
 - A connection that dies under a batch puts the batch back in front of the line: reading twice is harmless.
 - When no reader has had a connection for `AWAY_AFTER_S`, PostgreSQL is away and `look_up` says no at once
   until one has. A restart that is quicker than that costs its callers some waiting and no answer.
@@ -24,6 +27,7 @@ Must not know: HTTP, what the rows mean.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
@@ -93,10 +97,12 @@ class LookupLine(Generic[U]):
         self._no_reader_since = self._now
         self._answered = 0
         self._stood = False
+        # Since the last look.
+        self._full_batches, self._quickest_s = 0, math.inf
 
     @property
     def is_crowded(self) -> bool:
-        """Whether the line is shorter than it may be, because it is not worked off in time."""
+        """Whether the line is shorter than it may be, because it would not be worked off in time."""
         return 0 < self._bound_now < self._bound
 
     def is_full(self) -> bool:
@@ -153,9 +159,12 @@ class LookupLine(Generic[U]):
         if self._line:
             self._wake_one()
 
-    def deliver(self, batch: "dict[str, _Waiting[U]]", rows: dict[str, Row]) -> None:
+    def deliver(self, batch: "dict[str, _Waiting[U]]", rows: dict[str, Row], took_s: float) -> None:
         """Hand each caller its row, or None where there is none."""
         del self._under_way[id(batch)]
+        if len(batch) == self._batch:
+            self._full_batches += 1
+            self._quickest_s = min(self._quickest_s, took_s)
         for key, waiting in batch.items():
             row = rows.get(key)
             self._callers -= len(waiting.delivers)
@@ -180,6 +189,8 @@ class LookupLine(Generic[U]):
         self._readers -= 1
         if self._readers == 0:
             self._no_reader_since = time.monotonic()
+            # What batches took says nothing about a pause.
+            self._bound_now, self._full_batches = self._bound, 0
 
     def expire(self, now: float) -> None:
         """Answer those who have waited too long; called a few times a second."""
@@ -206,21 +217,32 @@ class LookupLine(Generic[U]):
             self._wake_one()
 
     def _cut_if_it_stands(self, apart_s: float, now: float) -> None:
-        """A pause of PostgreSQL fills the line, too; a line is only judged while answers come."""
+        """And say how long it may be. A pause of PostgreSQL fills it, too: it is cut while answers come."""
+        longest = self._promised()
         answered, self._answered = self._answered, 0
         oldest = next(iter(self._line.values()), None)
         stands = oldest is not None and now - oldest.since > STANDS_AFTER_S
         stood, self._stood = self._stood, stands
         if stands and stood and answered and 0 < apart_s < 1:
-            in_time = max(2 * self._batch, SHORTEST_LINE, int(answered / apart_s * STANDS_AFTER_S))
-            self._bound_now = min(self._bound, in_time)
+            self._bound_now = min(longest, self._in_time(answered / apart_s))
             # A list: to find the first key of a dict that has lost many takes as long as they were many.
             for key in list(self._line):
                 if self._callers <= self._bound_now:
                     break
                 self._give_up(self._line.pop(key))
-        elif self.is_crowded and not stands:
-            self._bound_now = min(2 * self._bound_now, self._bound)
+        elif self._bound_now:
+            self._bound_now = min(self._bound_now if stands else 2 * self._bound_now, longest)
+
+    def _promised(self) -> int:
+        """How long the line may be by the full batches since the last look. One may have met a pause."""
+        batches, self._full_batches = self._full_batches, 0
+        quickest_s, self._quickest_s = self._quickest_s, math.inf
+        if batches < 2 or not quickest_s:
+            return self._bound
+        return min(self._bound, self._in_time(self._readers * self._batch / quickest_s))
+
+    def _in_time(self, per_s: float) -> int:
+        return max(2 * self._batch, SHORTEST_LINE, int(per_s * STANDS_AFTER_S))
 
     def _give_up(self, waiting: "_Waiting[U]") -> None:
         """Whatever comes of the query later, it comes for nobody."""
@@ -352,6 +374,7 @@ class Reader(Generic[U]):
                 # Whatever ends this reader, nobody waits for it for ever.
                 line.fail(batch)
                 raise
-            LOOKUP_MICROSECONDS.observe(counters, int((time.perf_counter() - started) * 1e6))
+            took_s = time.perf_counter() - started
+            LOOKUP_MICROSECONDS.observe(counters, int(took_s * 1e6))
             LOOKUP_KEYS.observe(counters, len(batch))
-            line.deliver(batch, rows)
+            line.deliver(batch, rows, took_s)

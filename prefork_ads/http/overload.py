@@ -20,7 +20,9 @@ they decide what to drop from a queue in the process, and here is none: a reques
 it is read.
 
 What a request needs may be full, too, while the loop has time: the line in front of PostgreSQL. While that
-is so, its requests are shed in the same way, and the others are not.
+is so, the requests that need it are shed, and the others are not. Their connections stay: *measured*, a 503
+on one that stays takes 15 µs, a connection of its own for each request 100, and who is dropped in the kernel
+to save that may have come for something else.
 
 A round of few requests is never overload, however long it took: somebody else had the processor. So a
 busy machine sheds nothing.
@@ -68,7 +70,7 @@ class Overload:
     ) -> None:
         self._hub = hub
         self._plain = self._normal = hub.handler
-        self._full: Mapping[bytes, Callable[[], bool]] = {}
+        self._full: Mapping[bytes, Callable[[Request], bool]] = {}
         self._on_shed = on_shed
         self._clock = clock
         self._began = 0.0
@@ -90,8 +92,8 @@ class Overload:
         """The round is over."""
         self._hub.handler = self._normal
 
-    def guard(self, full: Mapping[bytes, Callable[[], bool]]) -> None:
-        """From now on, requests for these paths are shed while what they need is full."""
+    def guard(self, full: Mapping[bytes, Callable[[Request], bool]]) -> None:
+        """From now on, requests for these paths are shed if what they need is full."""
         if full != self._full:
             self._full = full
             self._normal = self._guarded if full else self._plain
@@ -99,7 +101,7 @@ class Overload:
 
     def _guarded(self, request: Request) -> bytes | None:
         full = self._full.get(request.path)
-        if full is None or not full():
+        if full is None or not full(request):
             return self._plain(request)
         # The connection may stay: the next one on it may be for something else.
         self._on_shed()

@@ -32,7 +32,7 @@ import uvloop
 
 from prefork_ads import __version__
 from prefork_ads.ads.addresses import admission, client_address
-from prefork_ads.ads.endpoints import UNAVAILABLE, Endpoints, Unavailable, informative
+from prefork_ads.ads.endpoints import UNAVAILABLE, Endpoints, Unavailable, informative, looks_up
 from prefork_ads.ads.meter import Meter
 from prefork_ads.config import Config
 from prefork_ads.db.queries import query
@@ -43,7 +43,7 @@ from prefork_ads.events.event import EventClock
 from prefork_ads.events.uuid7 import Uuid7
 from prefork_ads.http.hub import Hub
 from prefork_ads.http.limits import Limits
-from prefork_ads.http.message import Answers, with_connection
+from prefork_ads.http.message import Answers, Request, with_connection
 from prefork_ads.http.outbox import Outbox
 from prefork_ads.http.overload import Overload
 from prefork_ads.http.protocol import Connection
@@ -346,7 +346,7 @@ class Worker:
                 self._shed_waiting(too_many)
             self._line.expire(now)
             self._ads.tick(now)
-            self._overload.guard({b"/ad": self._line.is_full} if self._line.is_crowded else {})
+            self._overload.guard({b"/ad": self._has_no_room} if self._line.is_crowded else {})
             self._journaling.tend()
             self._gauges[Gauge.CONNECTIONS_OPEN] = len(hub.connections)
             if now >= next_second:
@@ -374,6 +374,9 @@ class Worker:
 
     def _request_shed(self) -> None:
         self._counters[Counter.REQUESTS_SHED] += 1
+
+    def _has_no_room(self, request: Request) -> bool:
+        return self._line.is_full() and looks_up(request)
 
     def _shed_waiting(self, number: int) -> None:
         answer = with_connection(self._answers.busy, b"close")

@@ -11,7 +11,13 @@ from uuid import UUID
 import uvloop
 
 from prefork_ads.db.queries import query
-from prefork_ads.db.reader import AWAY_AFTER_S, SHORTEST_LINE, LookupLine, Reader
+from prefork_ads.db.reader import (
+    AWAY_AFTER_S,
+    SHORTEST_LINE,
+    STANDS_AFTER_S,
+    LookupLine,
+    Reader,
+)
 from prefork_ads.metrics import CELLS, LOOKUP_KEYS, Counter, Gauge
 from tests.cluster import Cluster
 from tests.conftest import Database
@@ -267,7 +273,7 @@ def test_a_line_that_stands_is_cut_from_its_front() -> None:
 
     async def answer_some() -> None:
         connection: Any = SimpleNamespace(closed=False)
-        line.deliver(await line.take(connection), {})
+        line.deliver(await line.take(connection), {}, 0.001)
 
     for number in range(keys):
         ask(number)
@@ -286,6 +292,101 @@ def test_a_line_that_stands_is_cut_from_its_front() -> None:
     for looks in range(20):
         line.expire(now + 1 + looks / 4)
     assert (line.is_crowded, line.is_full()) == (False, False)
+
+
+class Queue:
+    """A line without PostgreSQL: batches take as long as a test says."""
+
+    def __init__(self, *, readers: int = 1) -> None:
+        self.line: LookupLine[str] = LookupLine(
+            unavailable=AWAY, batch=10, bound=100_000, timeout_s=5.0, gauges=[0] * len(Gauge)
+        )
+        for _ in range(readers):
+            self.line.reader_connected()
+        self._looked_at = time.monotonic()
+        self._asked = 0
+        self.look()
+
+    def ask(self, number: int) -> bool:
+        """Whether so many got in line."""
+        asked = range(self._asked, self._asked + number)
+        self._asked += number
+        return all(self.line.look_up(str(one), lambda _: None) for one in asked)
+
+    def answer(self, *took_s: float) -> None:
+        """So many batches, full as long as there are enough keys."""
+
+        async def batches() -> None:
+            connection: Any = SimpleNamespace(closed=False)
+            for one_s in took_s:
+                self.line.deliver(await self.line.take(connection), {}, one_s)
+
+        asyncio.run(batches())
+
+    def look(self) -> None:
+        self._looked_at += 0.25
+        self.line.expire(self._looked_at)
+
+
+def test_a_line_is_no_longer_than_full_batches_promise() -> None:
+    """Known before anybody waits: whoever is let in and cannot be answered in time costs the others."""
+    queue = Queue()
+    queue.ask(20)
+    queue.answer(0.02, 0.01)
+    queue.look()
+    promised = int(10 / 0.01 * STANDS_AFTER_S)
+    assert queue.line.is_crowded
+    assert queue.ask(promised)
+    assert queue.line.is_full()
+    assert not queue.ask(1)
+
+
+def test_each_reader_answers_as_much() -> None:
+    queue = Queue(readers=3)
+    queue.ask(20)
+    queue.answer(0.01, 0.01)
+    queue.look()
+    assert queue.ask(3 * int(10 / 0.01 * STANDS_AFTER_S))
+    assert not queue.ask(1)
+
+
+def test_a_batch_that_is_not_full_bounds_nothing() -> None:
+    queue = Queue()
+    for _ in range(2):
+        queue.ask(9)
+        queue.answer(10.0)
+    queue.look()
+    assert not queue.line.is_crowded
+
+
+def test_one_batch_that_met_a_pause_bounds_nothing() -> None:
+    queue = Queue()
+    queue.ask(10)
+    queue.answer(10.0)
+    queue.look()
+    assert not queue.line.is_crowded
+
+
+def test_a_promise_lasts_until_the_batches_are_not_full_any_more() -> None:
+    queue = Queue()
+    queue.ask(20)
+    queue.answer(0.01, 0.01)
+    queue.look()
+    looks = 0
+    while queue.line.is_crowded:
+        queue.look()
+        looks += 1
+    assert 1 < looks < 20, "by doubling"
+    assert queue.ask(100_000)
+
+
+def test_a_pause_of_postgresql_is_waited_for_whatever_was_promised() -> None:
+    queue = Queue()
+    queue.ask(20)
+    queue.answer(0.01, 0.01)
+    queue.look()
+    queue.line.reader_lost()
+    assert queue.ask(100_000)
 
 
 def test_nobody_waits_longer_than_the_limit_for_a_query_under_way(database: Database) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from prefork_ads.ads.addresses import admission, client_address
-from prefork_ads.ads.endpoints import UNAVAILABLE, Endpoints, Found, informative
+from prefork_ads.ads.endpoints import UNAVAILABLE, Endpoints, Found, informative, looks_up
 from prefork_ads.ads.meter import Meter
 from prefork_ads.events.event import EventClock
 from prefork_ads.events.uuid7 import Uuid7
@@ -419,3 +419,23 @@ def test_a_server_that_is_not_ready_says_why(server: Server) -> None:
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
     assert message(answer) == "No database."
     assert server.ask("/healthz").status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "waits"),
+    [
+        ("GET", f"/ad?id={KEY}", True),
+        ("HEAD", f"/ad?id={KEY}", True),
+        ("GET", "/ad?zone=front-page", False),
+        ("GET", "/ad?uid=7&zone=front-page", False),
+        ("POST", "/ad", False),
+        ("OPTIONS", "/ad", False),
+    ],
+)
+def test_which_requests_are_in_the_way_of_a_crowded_line(
+    server: Server, method: str, target: str, waits: bool
+) -> None:
+    """Zones are decided in memory, and nobody is shed for a line that he would not wait in."""
+    server.send(target, method=method)
+    [request] = server.bed.requests
+    assert looks_up(request) is waits

@@ -98,7 +98,7 @@ def test_a_path_whose_means_are_full_is_shed_and_the_others_are_not() -> None:
     [client] = crowd.clients
     is_full = True
     overload = cast(Overload, crowd.bed.hub.outbox.watch)
-    overload.guard({b"/log": lambda: is_full})
+    overload.guard({b"/log": lambda _: is_full})
     crowd.round()
     crowd.round(VITAL)
     is_full = False
