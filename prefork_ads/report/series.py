@@ -13,12 +13,14 @@ from typing import Final, TypeVar
 
 from prefork_ads.report.columns import DIMENSIONS
 from prefork_ads.report.figures import Report, Row
-from prefork_ads.report.measures import MEASURES, SUMS, Value
+from prefork_ads.report.measures import DEFAULT, MEASURES, SUMS, Value
 from prefork_ads.report.words import label
 
 MOST_SERIES: Final = 5
 MOST_BARS: Final = 15
 MOST_CHARTS: Final = 4
+# Drawn of a report for which nobody has chosen measures.
+TELLING: Final = ("impressions", "clicks", "ctr", "spend")
 OTHERS: Final = "others"
 
 Sums = dict[str, int]
@@ -72,7 +74,8 @@ def _finest(report: Report) -> tuple[list[str], list[Row]]:
 
 def _drawn(report: Report, *, adds: bool) -> list[str]:
     """Which measures: the one sorted by first, then the others as asked for."""
-    asked = [report.wanted.sort, *report.wanted.measures]
+    wanted = report.wanted
+    asked = [wanted.sort, *(TELLING if wanted.measures == DEFAULT else wanted.measures)]
     names = dict.fromkeys(
         name for name in asked if name is not None and not (name == "users" and adds)
     )
