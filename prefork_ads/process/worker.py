@@ -79,6 +79,10 @@ ANSWERED = (
 STOP_NOW_S = 1.0
 # How long a stop waits for a connection to PostgreSQL while the journal keeps the events.
 AWAY_LIMIT_S = 2.0
+# libuv accepts one connection of each listening descriptor in a round of its loop, however many wait. With as
+# many descriptors of the one socket it takes so many, and a round serves more. *Measured*, a connection for
+# each request: 12,400 a second with four, 6,600 to 8,300 with one.
+ACCEPTS = 4
 # Shares of drain_timeout_s: requests end by the first, shipping by the second, the master kills at 1.
 REQUESTS_SHARE = 0.5
 SHIPPING_SHARE = 0.9
@@ -245,10 +249,11 @@ class Worker:
         backlog = self._config.backlog
         return [
             # uvloop calls listen() again, with 100 unless told otherwise.
-            await loop.create_server(self._connection, sock=listener, backlog=backlog)
+            await loop.create_server(self._connection, sock=one, backlog=backlog)
             if listener.family != socket.AF_UNIX
-            else await loop.create_unix_server(self._connection, sock=listener, backlog=backlog)
+            else await loop.create_unix_server(self._connection, sock=one, backlog=backlog)
             for listener in self._context.listeners
+            for one in (listener, *(listener.dup() for _ in range(ACCEPTS - 1)))
         ]
 
     def _connection(self) -> Connection:
