@@ -140,17 +140,7 @@ class Deciding:
         stamps = [stamp]
         while len(stamps) < len(places):
             stamps.append(clock.another())
-        days = []
-        for choice, line_stamp in zip(choices, stamps):  # noqa: B905 - strict costs; made together
-            day = ""
-            if choice is not None:
-                campaign = choice.campaign
-                if campaign.leased:
-                    day = self._budget.served(campaign, at_s)
-                if known and campaign.capped:
-                    self._caps.served(asked.uid, campaign, line_stamp[-32:].decode(), at_s)
-            days.append(day)
-        # fmt: off - fifteen lines would say no more
+        days = self._served(choices, stamps, asked.uid if known else "", at_s)
         return Decided(
             catalog,
             standing,
@@ -168,7 +158,20 @@ class Deciding:
             address,
             where,
         )
-        # fmt: on
+
+    def _served(self, choices: Choices, stamps: list[bytes], uid: str, at_s: float) -> list[str]:
+        """Tell budgets and caps; for each place the day of the lease used. `uid`: "" for nobody known."""
+        days = []
+        for choice, stamp in zip(choices, stamps):  # noqa: B905 - strict costs; made together
+            day = ""
+            if choice is not None:
+                campaign = choice.campaign
+                if campaign.leased:
+                    day = self._budget.served(campaign, at_s)
+                if uid and campaign.capped:
+                    self._caps.served(uid, campaign, stamp[-32:].decode(), at_s)
+            days.append(day)
+        return days
 
     def take_back(self, decided: Decided, placed: int) -> None:
         """Only the lines of the first `placed` places were taken."""

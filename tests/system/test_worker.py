@@ -13,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from prefork_ads.process.worker import ACCEPTS
 from tests.conftest import Database
 from tests.support import wait_until
 from tests.system.gate import Gate
@@ -199,6 +200,19 @@ def test_a_part_that_fails_ends_its_worker_and_another_follows(
         load(database, path)
         server.stop()
     assert rows(database) == ["1", "2", "3", "4"]
+
+
+def test_a_worker_has_several_descriptors_of_its_listening_socket(database: Database) -> None:
+    """Each takes one connection in a round of the loop."""
+    with Server(dsn=database.dsn, workers=1) as server:
+        links = [link.readlink() for link in Path(f"/proc/{server.worker(0)}/fd").iterdir()]
+        listening = [
+            fields[9]
+            for fields in map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
+            if fields[3] == "0A" and int(fields[1].partition(":")[2], 16) == server.port
+        ]
+        assert len(listening) == 1
+        assert [str(link) for link in links].count(f"socket:[{listening[0]}]") == ACCEPTS
 
 
 def test_sigquit_ends_a_worker_within_about_a_second(gate: Gate, database: Database) -> None:
