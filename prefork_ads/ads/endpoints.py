@@ -44,17 +44,6 @@ from prefork_ads.metrics import Cells, Counter
 _AD_FOUND = int(Counter.AD_FOUND)
 _LOG_ACCEPTED = int(Counter.LOG_ACCEPTED)
 
-_AD_COLUMNS = (
-    "id",
-    "advertiser_id",
-    "campaign_id",
-    "width",
-    "height",
-    "title",
-    "image_url",
-    "click_url",
-)
-
 Row = tuple[object, ...]
 
 
@@ -191,8 +180,7 @@ class Endpoints:
     def _ad_answer(self, found: Found) -> bytes:
         if isinstance(found, tuple):
             self._counters[_AD_FOUND] += 1
-            row = dict(zip(_AD_COLUMNS, found, strict=True))
-            return self._answers.json(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            return self._answers.json(_variant(found))
         if found is not None:
             self._counters[Counter.AD_FALLBACKS] += 1
         if found is None or self._empty_on_trouble:
@@ -219,6 +207,23 @@ class Endpoints:
                 fields[ACCEPT_LANGUAGE],
             )
         )
+
+
+def _variant(row: Row) -> bytes:
+    """The JSON of a row of `ad_variant_lookup.sql`."""
+    # Written out: `dict(zip(…))` takes three times as long.
+    key, advertiser_id, campaign_id, width, height, title, image_url, click_url = row
+    members = {
+        "id": key,
+        "advertiser_id": advertiser_id,
+        "campaign_id": campaign_id,
+        "width": width,
+        "height": height,
+        "title": title,
+        "image_url": image_url,
+        "click_url": click_url,
+    }
+    return orjson.dumps(members, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def looks_up(request: Request) -> bool:

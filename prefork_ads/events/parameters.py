@@ -25,7 +25,7 @@ import orjson
 REPLACEMENT = "\ufffd"
 
 # As numbers, for the reason given in `event`.
-PERCENT, PLUS, AMPERSAND = b"%+&"
+PERCENT, PLUS = b"%+"
 
 # What a double may not hold to the last digit: orjson would round it, or refuse it as infinite. May match
 # inside a string, which costs time and nothing else.
@@ -51,21 +51,23 @@ class MalformedBody(ValueError):
 
 def parse_query(query: bytes) -> Parameters:
     """The names and values of a query string or form body. Never fails: any bytes are parameters."""
-    plain = PERCENT not in query and PLUS not in query and query.isascii()
-    if plain and AMPERSAND not in query:
-        # One pair or none, as in `/ad?id=…`.
-        name, _, value = query.decode().partition("=")
-        return {name: value} if query else {}
     parameters: Parameters = {}
-    _add_pairs(parameters, query, plain=plain)
+    if PERCENT in query or PLUS in query or not query.isascii():
+        _add_pairs(parameters, query)
+        return parameters
+    for pair in query.decode().split("&"):
+        name, _, value = pair.partition("=")
+        if name in parameters and pair:
+            add(parameters, name, value)
+        elif pair:
+            parameters[name] = value
     return parameters
 
 
 def add_form(parameters: Parameters, body: bytes) -> None:
     """Add an application/x-www-form-urlencoded body."""
     if body:
-        # A query has no NUL, the parser sees to that; a body may have one, so it is never plain.
-        _add_pairs(parameters, body, plain=False)
+        _add_pairs(parameters, body)
 
 
 def add_json(parameters: Parameters, body: bytes) -> None:
@@ -144,19 +146,11 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number in JSON")
 
 
-def _add_pairs(parameters: Parameters, query: bytes, *, plain: bool) -> None:
+def _add_pairs(parameters: Parameters, query: bytes) -> None:
     for pair in query.split(b"&"):
-        if not pair:
-            continue
-        name, _, value = pair.partition(b"=")
-        if plain:
-            key, text = name.decode(), value.decode()
-        else:
-            key, text = _decode(name), _decode(value)
-        if key in parameters:
-            add(parameters, key, text)
-        else:
-            parameters[key] = text
+        if pair:
+            name, _, value = pair.partition(b"=")
+            add(parameters, _decode(name), _decode(value))
 
 
 def _decode(raw: bytes) -> str:

@@ -17,6 +17,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from prefork_ads.http.heads import Heads
 from prefork_ads.http.limits import Limits
 from prefork_ads.http.message import Answers, Handler
 from prefork_ads.http.outbox import Outbox
@@ -53,6 +54,7 @@ class Hub:
         "connections",
         "draining",
         "handler",
+        "heads",
         "held",
         "is_gone",
         "limits",
@@ -78,6 +80,7 @@ class Hub:
     ) -> None:
         """`vital` are the paths that are answered even if there is room for nothing else."""
         self.handler = handler
+        self.heads = Heads()
         self.answers = answers
         self.outbox = outbox
         outbox.on_failure = self.refuse_unsent

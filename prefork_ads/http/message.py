@@ -55,6 +55,9 @@ FIELD_NAMES = (
     IF_NONE_MATCH,
 ) = range(len(FIELD_NAMES))
 
+# With any of these there is more to a message than its head.
+FRAMING = (CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT, UPGRADE)
+
 NO_FIELDS: list[bytes | None] = [None] * len(FIELD_NAMES)
 
 

@@ -17,7 +17,7 @@ import click
 
 from benchlib import contenders as known
 from benchlib import machine, report, summary
-from benchlib.browsers import HEADERS_PER_REQUEST, write_header_file
+from benchlib.browsers import BROWSERS, HEADERS_PER_REQUEST, write_header_file
 from benchlib.chart import Chart
 from benchlib.contenders import Contender
 from benchlib.database import Database, database
@@ -82,6 +82,7 @@ class Settings:
     rounds: int
     rows: int
     campaigns: int
+    browsers: int
     threads: int
     duration_s: int
     warm_up_s: int
@@ -124,10 +125,11 @@ def take_part(
 def make_bench(environment: BenchEnvironment, tables: Database, settings: Settings) -> Bench:
     rows = tables.prepare_ads(settings.rows)
     files = LoadFiles(environment.directory / "headers.txt", environment.directory / "ids.txt")
-    write_header_file(files.headers)
+    write_header_file(files.headers, settings.browsers)
     ids = tables.sample_ids(files.ids)
     print(
-        f"ad_variant has {rows:,} rows; {len(ids):,} random ids, {HEADERS_PER_REQUEST} headers a request",
+        f"ad_variant has {rows:,} rows; {len(ids):,} random ids, {HEADERS_PER_REQUEST} headers a request, "
+        f"{settings.browsers:,} browsers",
         file=sys.stderr,
     )
     probed = random.sample(ids, min(PROBED_ADS, len(ids)))
@@ -260,6 +262,13 @@ def conclude(
     help="Campaigns that the contender zone chooses from.",
 )
 @click.option(
+    "--browsers",
+    type=click.IntRange(1),
+    default=BROWSERS,
+    show_default=True,
+    help="Browsers that the requests come from, each with headers of its own.",
+)
+@click.option(
     "--original",
     "profile",
     flag_value="original",
@@ -297,6 +306,7 @@ def main(
     require: bool,
     rows: int,
     campaigns: int,
+    browsers: int,
     peers: tuple[str, ...] | None,
     duration: int | None,
     warm_up: int | None,
@@ -315,7 +325,11 @@ def main(
     values = NORMAL | {"original": ORIGINAL, "quick": QUICK, None: {}}[profile]
     values |= {name: value for name, value in asked.items() if value is not None}
     settings = Settings(
-        contenders=peers or tuple(known.BY_NAME), rows=rows, campaigns=campaigns, **values
+        contenders=peers or tuple(known.BY_NAME),
+        rows=rows,
+        campaigns=campaigns,
+        browsers=browsers,
+        **values,
     )
     signal.signal(signal.SIGTERM, _interrupt)
     try:

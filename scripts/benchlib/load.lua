@@ -8,7 +8,8 @@
 --   ASKS     what stands before the id, such as "id="; of several with commas between each request has one
 --
 -- Each request takes its id and its header block at random, so no two requests in a row are alike and
--- nothing can be won by remembering the last one. Each also has a number, no=<run><thread>-<1, 2, 3 ...>,
+-- nothing can be won by remembering the last one. (By remembering the headers of each browser there can:
+-- that is what `--browsers` is for.) Each also has a number, no=<run><thread>-<1, 2, 3 ...>,
 -- so that one that is missing in the log is found whatever the totals say. There is no response() here:
 -- called for every answer it would make wrk, which shares the cores with what it measures, the bottleneck.
 -- done() prints one line of JSON; benchlib/wrk.py reads it.
