@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from benchlib.contenders import BY_NAME, CEILING, OURS, WITHOUT_JOURNAL
+from benchlib.contenders import BY_NAME, CEILING, OURS, WITHOUT_JOURNAL, ZONE, ZONE_OF_FEW
 from benchlib.plan import Case, Workload
 from benchlib.summary import WORKLOAD_TITLES, Medians
 
@@ -37,14 +37,18 @@ text { font-family: -apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, 'D
 .value, .note { font-size: 11px }
 .strong { font-weight: 600 }
 .text { fill: #1f2328 } .muted { fill: #59636e }
-.ours { fill: #0969da } .peer { fill: #818b98 } .ceiling { fill: #c297ff }
+.ours { fill: #0969da } .choosing { fill: #80b6f4 } .peer { fill: #818b98 } .ceiling { fill: #c297ff }
 .axis { stroke: #d1d9e0 }
 @media (prefers-color-scheme: dark) {
   .text { fill: #f0f6fc } .muted { fill: #9198a1 }
-  .ours { fill: #4493f8 } .peer { fill: #848d97 } .ceiling { fill: #8256d0 }
+  .ours { fill: #4493f8 } .choosing { fill: #26588f } .peer { fill: #848d97 } .ceiling { fill: #8256d0 }
   .axis { stroke: #3d444d }
 }
 """
+
+# Peers have what is in between.
+_PLACES = {OURS: 0, ZONE: 1, ZONE_OF_FEW: 1, CEILING: 3}
+_COLOURS = {OURS: "ours", ZONE: "choosing", ZONE_OF_FEW: "choosing", CEILING: "ceiling"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +85,14 @@ class Chart:
         )
 
     def _ordered(self) -> list[str]:
-        """Ours, then the peers from the fastest, then the ceiling."""
+        """Ours, the same choosing ads, then the peers from the fastest, then the ceiling."""
 
         def rank(name: str) -> tuple[int, float]:
             best = max(
                 (self._figure(name, Workload.AD, count) or 0.0 for count in self.workers),
                 default=0.0,
             )
-            return (0 if name == OURS else 2 if name == CEILING else 1), -best
+            return _PLACES.get(name, 2), -best
 
         # The chart compares servers; what our own parts cost is in the table.
         measured = [
@@ -119,7 +123,7 @@ class Chart:
                 MARGIN + LABELS_WIDTH, y + height / 2 + 4.5, title, f"name text{strong}", end=True
             )
         ]
-        colour = {OURS: "ours", CEILING: "ceiling"}.get(name, "peer")
+        colour = _COLOURS.get(name, "peer")
         for panel, workload in enumerate(Workload):
             scale = FULL_BAR / self._most(workload)
             bars = self._bars(name, workload)
