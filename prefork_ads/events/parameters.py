@@ -55,6 +55,7 @@ def parse_query(query: bytes) -> Parameters:
     if PERCENT in query or PLUS in query or not query.isascii():
         _add_pairs(parameters, query)
         return parameters
+    # No NUL among them: the parser lets none through.
     for pair in query.decode().split("&"):
         name, _, value = pair.partition("=")
         if name in parameters and pair:

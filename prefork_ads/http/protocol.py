@@ -16,7 +16,7 @@ The shape of a connection's life, by what it is receiving:
   cannot run far past `max_pipelined`. Sizes are checked between slices, so a head can be a slice over
   its limit.
 - `get_http_version()` formats a string, 0.5 µs of the 15 a request takes (*measured*), so it is asked
-  where the answer is not to be seen at the end of a read's first line (0.3 µs), and again where it
+  where the answer is not to be seen at the end of a read's first line, and again where it
   matters: no Host field, a length to be judged. Once a connection is not enough: llhttp reads a line
   without a version as one of HTTP/0.9, and keeps the connection in every version if the client asks.
 - What `rules` refuses is answered and the connection closed: nothing behind it is read.
@@ -72,7 +72,8 @@ SLOW_READER, MANY_OUTSTANDING, MANY_UNSENT = 1, 2, 4
 
 # As a number: `b"#" in url` would raise and drop a TypeError before it searches.
 NUMBER_SIGN = ord("#")
-CARRIAGE_RETURN = ord("\r")
+# The first one, or none: llhttp also ends a line of HTTP/0.9 there, and reads a header in what follows.
+LINE_FEED = ord("\n")
 
 # About what a request in memory takes.
 REQUEST_BYTES = 600
@@ -226,9 +227,9 @@ class Connection(asyncio.Protocol):
         heads = self._hub.heads
         if heads.in_vain >= DOUBTS and heads.is_passed_by():
             return False
-        line_end = data.find(CARRIAGE_RETURN)
+        line_end = data.find(LINE_FEED) - 1
         if (
-            data[line_end - 9 : line_end] != b" HTTP/1.1"
+            data[line_end - 9 : line_end + 1] != b" HTTP/1.1\r"
             or len(data) > MAX_REMEMBERED_BYTES
             or self._surplus
         ):
@@ -236,18 +237,19 @@ class Connection(asyncio.Protocol):
         head = data[line_end:]
         fields = heads.find(head)
         if fields is None:
+            heads.found_none()
             if heads.is_back(head):
                 self._unknown = head
             return False
-        if heads.in_vain:
-            heads.found()
         target = target_of(data, line_end)
         if not target or len(target) > self._hub.limits.max_url:
+            heads.found_none()
             return False
-        # What a message leaves behind that was read.
+        if heads.in_vain:
+            heads.found_one()
         self._version = "1.1"
+        # Of the message before: with it, should something be refused next, its method would count, too.
         self._url = b""
-        self._body = None
         self._head_bytes = 0
         path, _, query = target.partition(b"?")
         # By position: by name it takes half as long again.
@@ -255,9 +257,14 @@ class Connection(asyncio.Protocol):
         return True
 
     def _remember(self) -> None:
-        """The read has ended between two messages: was there nothing to the last one but its head?"""
+        """The read has ended between two messages: was there nothing to the last one but its head?
+
+        Asked for its version once more: in no other does the line end where we looked for it.
+        """
         fields = self._fields
-        if all(fields[position] is None for position in FRAMING):
+        if self._parser.get_http_version() == "1.1" and all(
+            fields[position] is None for position in FRAMING
+        ):
             self._hub.heads.remember(self._unknown, fields)
 
     # -- feeding the parser ------------------------------------------------------------------------
@@ -268,8 +275,8 @@ class Connection(asyncio.Protocol):
                 # Counted before parsing: httptools keeps an unfinished header line to itself.
                 self._head_bytes += len(data)
                 if self._receiving == IDLE:
-                    line_end = data.find(CARRIAGE_RETURN)
-                    plain = data[line_end - 9 : line_end] == b" HTTP/1.1"
+                    line_end = data.find(LINE_FEED)
+                    plain = data[line_end - 10 : line_end] == b" HTTP/1.1\r"
                     self._version = "1.1" if plain else ""
             try:
                 self._parser.feed_data(data)

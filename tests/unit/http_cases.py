@@ -271,6 +271,10 @@ REFUSED: Final[dict[str, tuple[bytes, int | tuple[int, ...]]]] = {
     "something behind the version": (line(b"GET / HTTP/1.1 x"), 400),
     # Versions.
     "HTTP/0.9": (b"GET /\r\n\r\n", 505),
+    "HTTP/0.9 and a header that looks like a version": (
+        line(b"GET /log\nX: HTTP/1.1", b"Connection: keep-alive"),
+        505,
+    ),
     "no version": (b"GET / \r\n\r\n", 400),
     "HTTP/0.9 by name": (get(version=b"0.9"), 505),
     "HTTP/1.2": (get(version=b"1.2"), 505),

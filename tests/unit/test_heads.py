@@ -19,13 +19,31 @@ from prefork_ads.http.heads import (
     Heads,
     target_of,
 )
-from tests.unit.http_bed import Bed, limits
+from prefork_ads.http.protocol import SLOW_READER
+from tests.unit.http_bed import LIMITS, Bed, Client, limits
 from tests.unit.http_cases import REFUSED, VALID, get
 from tests.unit.test_protocol_fuzz import FUZZ, METHODS, TARGETS, VERSIONS, streams, summary
 
 TIMES: Final = 4
 
-BROWSER: Final = (b"User-Agent: Mozilla/5.0", b"Accept: */*", b"Referer: https://site.example/")
+# With "keep-alive" llhttp goes on after a message of any version.
+BROWSER: Final = (
+    b"Connection: keep-alive",
+    b"User-Agent: Mozilla/5.0",
+    b"Accept: */*",
+    b"Referer: https://site.example/",
+    b"Sec-GPC: 1",
+)
+ODD_LINES: Final = (
+    *(b" ".join(parts) for parts in product(METHODS, TARGETS, VERSIONS)),
+    *(b"", b"\r\nGET / HTTP/1.1", b"GET /\rx HTTP/1.1", b"GET /a b HTTP/1.1", b"GET / HTTP/1.1\n"),
+    *(b"GET  / HTTP/1.1", b"GET /\tHTTP/1.1", b"GET / http/1.1", b"GET / HTTP/1.1\r\nX: HTTP/1.1"),
+    *(b"GET /log" + end + b"User-Agent: evil HTTP/1.1" for end in (b"\n", b"\r", b"\r\n", b" \n")),
+    *(
+        b"GET /log" + end + b"Sec-GPC: 0 HTTP/1.1"
+        for end in (b"\n", b"\t\n", b"?a\n", b" HTTP/0.9\n")
+    ),
+)
 
 
 def outcome(bed: Bed, data: bytes) -> tuple[object, ...]:
@@ -70,10 +88,117 @@ def test_another_first_line_with_a_known_head_is_what_it_is_with_an_unknown_one(
     data, _ = VALID[name]
     bed = knowing(data)
     _, line_end, rest = data.partition(b"\r\n")
-    starts = [b" ".join(parts) for parts in product(METHODS, TARGETS, VERSIONS)]
-    for start in (*starts, b"", b"GET /\rx HTTP/1.1", b"GET /a b HTTP/1.1", b"GET / HTTP/1.1\n"):
+    for start in ODD_LINES:
         other = start + line_end + rest
         assert outcome(bed, other) == outcome(Bed(), other), start
+
+
+@pytest.mark.parametrize("start", ODD_LINES)
+def test_whatever_came_before_teaches_nobody_another_head(start: bytes) -> None:
+    """What one client sends must not change what another one is taken to have said."""
+    plain = get(b"/log?a=1", *BROWSER)
+    _, line_end, rest = plain.partition(b"\r\n")
+    first = outcome(Bed(), plain)
+    for bed in (knowing(start + line_end + rest), knowing(plain, start + line_end + rest)):
+        assert [outcome(bed, plain) for _ in range(TIMES)] == [first] * TIMES
+
+
+def test_a_body_that_reads_like_a_known_message_is_a_body() -> None:
+    known = get(b"/smuggled", *BROWSER)
+    bed = knowing(known)
+    del bed.requests[:]
+    head = b"POST /log HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(known)
+    client = bed.connect().send(head, known, known)
+    assert [request.path for request in bed.requests] == [b"/log", b"/smuggled"]
+    assert bed.requests[0].body == known
+    client.send(known[:40], known[40:])
+    assert len(bed.requests) == 3
+
+
+def test_a_refusal_behind_a_known_message_is_not_that_of_the_message_before_it() -> None:
+    """A refused HEAD has no body in its answer; what follows a HEAD has one."""
+    bed = knowing(get(b"/", *BROWSER))
+    client = bed.connect().send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n", get(b"/", *BROWSER))
+    client.connection._hold(LIMITS.max_held + 1)
+    bed.tick()
+    assert client.answers("HEAD", "GET", "GET")[-1].body
+
+
+class NothingKnown(Heads):
+    """A server that reads everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.find = lambda _head: None  # type: ignore[assignment]
+
+
+PIECES: Final = (
+    get(b"/log?a=1", *BROWSER),
+    get(b"/ad", *BROWSER),
+    get(b"/later", *BROWSER),
+    get(b"/log?a=1"),
+    get(b"/", *BROWSER) + get(b"/log", *BROWSER),
+    get(b"/", *BROWSER, version=b"1.0"),
+    get(b"/", b"Connection: close"),
+    b"HEAD / HTTP/1.1" + get(b"/", *BROWSER)[14:],
+    b"POST /log HTTP/1.1\r\nHost: a\r\nContent-Length: 150\r\n\r\n",
+    b"POST /log HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+    b"0\r\n\r\n",
+    b"\r\n",
+    b"GET /log\nUser-Agent: evil HTTP/1.1" + get(b"/", *BROWSER)[14:],
+    get(b"/log?a=1", *BROWSER)[:30],
+    get(b"/log?a=1", *BROWSER)[30:],
+)
+ACTIONS: Final = ("answer", "pause", "resume", "eof", "time", "new", "drain")
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_no_course_of_events_tells_a_server_that_remembers_from_one_that_does_not(
+    seed: int,
+) -> None:
+    chance = random.Random(seed)
+    beds = [Bed(), Bed()]
+    beds[1].hub.heads = NothingKnown()
+    clients = [[bed.connect(), bed.connect()] for bed in beds]
+    for _ in range(chance.randint(5, 40)):
+        which = chance.randrange(2)
+        piece, action = chance.choice(PIECES), chance.choice(ACTIONS)
+        acts = chance.random() < (0.02 if action in ("drain", "eof", "time") else 0.1)
+        for bed, open_clients in zip(beds, clients, strict=True):
+            if acts:
+                take_action(bed, open_clients, which, action)
+            client = open_clients[which]
+            if client.ended or client.lost:
+                client = open_clients[which] = bed.connect()
+            client.send(piece)
+        assert [list(map(summary, bed.requests)) for bed in beds[:1]] == [
+            list(map(summary, bed.requests)) for bed in beds[1:]
+        ]
+        assert [client.wire for client in clients[0]] == [client.wire for client in clients[1]]
+        assert beds[0].refusals == beds[1].refusals
+        held = [[client.connection.check(0.0) for client in each] for each in clients]
+        assert held[0] == held[1]
+        assert beds[0].failures == beds[1].failures == []
+
+
+def take_action(bed: Bed, clients: list[Client], which: int, action: str) -> None:
+    client = clients[which]
+    if action == "answer" and bed.later:
+        bed.later.pop().respond(bed.answers.full(200, b"late", b"text/plain"))
+    elif action == "new" or client.lost:
+        clients[which] = bed.connect()
+    elif action == "pause":
+        client.connection._pause(SLOW_READER)
+    elif action == "resume":
+        client.connection.resume_writing()
+    elif action == "eof":
+        client.send_eof()
+    elif action == "drain":
+        bed.hub.drain()
+    elif action == "time":
+        bed.pass_time(1)
+    bed.tick()
 
 
 @pytest.mark.parametrize("code", range(256))
@@ -192,6 +317,12 @@ def test_the_target_of_a_plain_request(target: bytes) -> None:
 # -- doubts ----------------------------------------------------------------------------------------
 
 
+def doubting() -> Bed:
+    bed = Bed()
+    bed.hub.heads = Heads(random.Random(2016).random)
+    return bed
+
+
 def looked_for(bed: Bed, messages: Sequence[bytes]) -> int:
     """How many of these heads were looked for."""
     heads = bed.hub.heads
@@ -217,17 +348,36 @@ def browsers(first: int, last: int) -> list[bytes]:
 
 
 def test_heads_that_never_come_back_are_soon_looked_for_rarely() -> None:
-    bed = Bed()
+    bed = doubting()
     assert looked_for(bed, browsers(0, DOUBTS)) == DOUBTS
-    assert looked_for(bed, browsers(DOUBTS, DOUBTS + 800)) == 100
+    assert looked_for(bed, browsers(DOUBTS, DOUBTS + 800)) == pytest.approx(100, abs=40)
     assert len(bed.hub.heads) == 0
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        pytest.param(
+            [twice for one in range(1000) for twice in 2 * browsers(one, one + 1)], id="twice"
+        ),
+        pytest.param(
+            [b"POST /log HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"] * 2000, id="bodies"
+        ),
+        pytest.param([get(b"/", *BROWSER) * 2] * 1000, id="pipelined"),
+        pytest.param(
+            [get(b"/", *BROWSER)] * 2 + [b"POST" + get(b"/", *BROWSER)[3:]] * 2000, id="methods"
+        ),
+    ],
+)
+def test_what_saves_no_reading_is_soon_looked_for_rarely(messages: list[bytes]) -> None:
+    assert looked_for(doubting(), messages) < 0.3 * len(messages)
+
+
 def test_when_they_do_come_back_they_are_looked_for_again() -> None:
-    bed = Bed()
+    bed = doubting()
     looked_for(bed, browsers(0, 500))
     chance = random.Random(2016)
     regulars = browsers(1000, 1200)
-    looked_for(bed, chance.choices(regulars, k=4000))
+    looked_for(bed, chance.choices(regulars, k=10_000))
     assert looked_for(bed, chance.choices(regulars, k=400)) == 400
     assert len(bed.hub.heads) == len(regulars)
