@@ -125,8 +125,11 @@ class Log:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._ids = Uuid7()
-        day = datetime.fromtimestamp(NOW_MS / 1000, UTC).date()
-        database.execute("SELECT request_log_ensure(%s, %s)", day, day)
+        # Some lines are a minute older, which may be yesterday.
+        first, last = (
+            datetime.fromtimestamp(at_ms / 1000, UTC).date() for at_ms in (NOW_MS - 60_000, NOW_MS)
+        )
+        database.execute("SELECT request_log_ensure(%s, %s)", first, last)
         with closing(database.connect()) as conn:
             version, rows = decisions.catalog(conn)
         self.catalog: Catalog = compiled(rows, version)

@@ -145,8 +145,10 @@ def site(postgres: Postgres, database: Database) -> Iterator[Site]:
 
 
 def _errors(log: Path, start: int, database: str) -> list[str]:
+    """What PostgreSQL refused. What a stopping worker took back itself is no refusal."""
     text = log.read_bytes()[start:].decode(errors="replace")
-    return re.findall(rf"^.* {database} +(?:ERROR|PANIC):.*", text, re.MULTILINE)
+    ours = "canceling statement due to user request"
+    return re.findall(rf"^.* {database} +(?:ERROR|PANIC):  (?!{ours}).*", text, re.MULTILINE)
 
 
 def _text(raw: bytes | None) -> str | None:
