@@ -10,7 +10,7 @@ a browser in 700 bytes: 8 µs to read, 2 to find, mostly to hash and compare the
   what goes with a head that is known is a GET for a path (`target_of`), and all else is read as ever.
 - A head is remembered when it comes for the second time: most of those that come once never come again, and
   would push others out of the processor's caches.
-- Where fewer than one in five is known, looking costs more than it saves. Then one in eight, by chance, is
+- Where fewer than one in three is known, looking costs more than it saves. Then one in eight, by chance, is
   looked for, to see whether that has changed.
 - Whoever teaches this table speaks for all who send the same bytes: that they begin where the first line ends
   must be beyond doubt. llhttp takes `GET /` and a bare LF for a line of HTTP/0.9, with a header behind it.
@@ -27,14 +27,16 @@ from typing import Final
 
 Fields = list[bytes | None]
 
-# Of one process. Reads that are longer are not looked up. All in all at most some 10 MiB.
-MAX_REMEMBERED: Final = 2048
+# Of one process, whichever is reached first: all in all at most some 16 MiB.
+MAX_REMEMBERED: Final = 8192
+MAX_BYTES: Final = 4 << 20
+# Reads that are longer are not looked up.
 MAX_REMEMBERED_BYTES: Final = 2048
 # Heads that came once. Only their hashes are kept: to take one for another's costs nothing.
-MAX_MET: Final = 4 * MAX_REMEMBERED
+MAX_MET: Final = 2 * MAX_REMEMBERED
 # So many more were looked for in vain than found, where finding one makes up for _WORTH in vain.
 DOUBTS: Final = 64
-_WORTH: Final = 4
+_WORTH: Final = 2
 _TRIED: Final = 1 / 8
 
 _METHOD: Final = b"GET "
@@ -47,7 +49,7 @@ _IN_TARGET: Final = bytes(code for code in range(0x21, 0x7F) if code != ord("#")
 class Heads:
     """The table of one process."""
 
-    __slots__ = ("_chance", "_known", "_met", "find", "in_vain")
+    __slots__ = ("_bytes", "_chance", "_known", "_met", "find", "in_vain")
 
     def __init__(self, chance: Callable[[], float] = random.random) -> None:
         """`chance` draws from 0 to 1."""
@@ -55,6 +57,7 @@ class Heads:
         # From the bytes behind the first line, with the line end that ends it. The dictionary's own method:
         # one of ours in front of it would cost a tenth of what is saved.
         self.find = self._known.get
+        self._bytes = 0
         self._met: set[int] = set()
         self._chance = chance
         self.in_vain = 0
@@ -89,8 +92,10 @@ class Heads:
             # There was more than one message. (llhttp ends a head at a blank line, and takes nothing but CRLF
             # for the end of a line.)
             return
-        if len(self._known) >= MAX_REMEMBERED:
+        self._bytes += len(head)
+        if len(self._known) >= MAX_REMEMBERED or self._bytes > MAX_BYTES:
             self._known.clear()
+            self._bytes = len(head)
         self._known[head] = fields
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ from hypothesis import given
 
 from prefork_ads.http.heads import (
     DOUBTS,
+    MAX_BYTES,
     MAX_MET,
     MAX_REMEMBERED,
     MAX_REMEMBERED_BYTES,
@@ -289,6 +290,14 @@ def test_both_tables_are_bounded() -> None:
         heads.remember(head, [])
         assert len(heads) <= MAX_REMEMBERED
     assert len(heads._met) <= MAX_MET
+
+
+def test_the_table_is_bounded_in_bytes() -> None:
+    heads = Heads()
+    for number in range(2 * MAX_BYTES // MAX_REMEMBERED_BYTES + 10):
+        heads.remember(b"\r\nX: %b%d\r\n\r\n" % (b"x" * 2000, number), [])
+        assert len(heads) * 2000 <= MAX_BYTES
+    assert len(heads) > 1
 
 
 def test_no_two_messages_hide_where_one_blank_line_is() -> None:
