@@ -3,7 +3,7 @@
 A client that asks again sends the same fields again: a browser its own, and from one site the same Referer.
 What httptools and `rules` made of these bytes they would make of them again, for nothing they remember of one
 message changes what they make of the next. So the bytes are looked up first. *Measured*, 14 fields of
-a browser in 700 bytes: 8 µs to read, 2 to find, mostly to hash and compare them, and 1.5 to look for in vain.
+a browser in 700 bytes: 8 µs from the read to the handler, 3 if they are known, and 1.5 to look for in vain.
 
 - Only what came whole in one read, ended there and had no body is remembered, and only from a connection
   that goes on: nothing whose meaning reaches beyond its own bytes. Method and target are not part of it:

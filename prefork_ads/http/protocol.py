@@ -72,7 +72,7 @@ SLOW_READER, MANY_OUTSTANDING, MANY_UNSENT = 1, 2, 4
 
 # As a number: `b"#" in url` would raise and drop a TypeError before it searches.
 NUMBER_SIGN = ord("#")
-# The first one, or none: llhttp also ends a line of HTTP/0.9 there, and reads a header in what follows.
+# What a first line is sought by: llhttp ends one of HTTP/0.9 at a bare LF, too, and reads a header behind it.
 LINE_FEED = ord("\n")
 
 # About what a request in memory takes.
