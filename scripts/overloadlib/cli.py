@@ -4,12 +4,15 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
 
 from overloadlib import report, workloads
+from overloadlib.crowd import gathered
 from overloadlib.errors import OverloadError
 from overloadlib.load import Plan
 from overloadlib.phases import Phase, run_phase
@@ -21,6 +24,11 @@ RECOVERY_SHARE = 0.5
 RECOVERY_S = 5.0
 SPARE_DESCRIPTORS = 200
 DEMO_ADS = "20000"
+OTHERS_PER_S = 1500.0
+OTHERS_CONNECTIONS = 64
+
+
+RunPhase = Callable[[str, float | None, float, int], Phase]
 
 
 def _most_connections() -> int:
@@ -42,27 +50,17 @@ def _say(what: str, seconds: float) -> None:
     print(f"{what}, {seconds:g} s …", file=sys.stderr, flush=True)
 
 
-def overload(
-    server: Server,
-    plan: Plan,
-    load_cores: list[int],
-    factor: float,
-) -> list[Phase]:
-    """The three phases, each shown when it is over."""
-
+def _phases(server: Server, plan: Plan, cores: list[int]) -> RunPhase:
     def phase(name: str, rate: float | None, seconds: float, connections: int) -> Phase:
         _say(name, seconds)
-        asked = Plan(
-            plan.address,
-            plan.requests,
-            rate,
-            seconds,
-            plan.deadline_s,
-            connections,
-            plan.keep_alive,
-        )
-        return run_phase(name, asked, server, load_cores)
+        asked = replace(plan, rate=rate, duration_s=seconds, max_connections=connections)
+        return run_phase(name, asked, server, cores)
 
+    return phase
+
+
+def overload(phase: RunPhase, plan: Plan, factor: float) -> list[Phase]:
+    """The three phases, each shown when it is over."""
     phase("warm-up", None, WARM_UP_S, PEAK_CONNECTIONS)
     peak = _show(phase("peak", None, plan.duration_s, PEAK_CONNECTIONS))
     if not peak.good_per_s:
@@ -72,6 +70,23 @@ def overload(
         phase("afterwards", RECOVERY_SHARE * peak.good_per_s, RECOVERY_S, plan.max_connections)
     )
     return [peak, over, after]
+
+
+def crowded(phase: RunPhase, plan: Plan, cores: list[int], number: int) -> list[Phase]:
+    """Others alone, beside a crowd of so many, and alone again, each shown when it is over."""
+
+    def others(name: str) -> Phase:
+        return _show(phase(name, OTHERS_PER_S, plan.duration_s, OTHERS_CONNECTIONS))
+
+    phase("warm-up", OTHERS_PER_S, WARM_UP_S, OTHERS_CONNECTIONS)
+    alone = others("alone")
+    print(f"a crowd of {number:,} gathers …", file=sys.stderr, flush=True)
+    with gathered(plan.address, number, cores, plan.max_connections) as parts:
+        beside = others("beside the crowd")
+    least, sent_away = sum(part.least for part in parts), sum(part.sent_away for part in parts)
+    phase("the crowd leaves", OTHERS_PER_S, WARM_UP_S, OTHERS_CONNECTIONS)
+    print(f"of the crowd {least:,} at least were there; {sent_away:,} times one was sent away")
+    return [alone, beside, others("alone again")]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -105,6 +120,13 @@ def overload(
 )
 @click.option("--connection-per-request", is_flag=True, help="No connection is used twice.")
 @click.option(
+    "--crowd",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="No overload: N clients that only take places, half of them with a header that never "
+    "ends, half idle; and what 1,500 requests a second of others notice of it.",
+)
+@click.option(
     "--url",
     help="A server that runs already, such as http://127.0.0.1:8080; by default "
     "one is started for the run, on half of the cores.",
@@ -123,6 +145,7 @@ def main(
     deadline: float,
     workload: str,
     connection_per_request: bool,
+    crowd: int | None,
     url: str | None,
     require: bool,
     json_path: Path | None,
@@ -166,13 +189,21 @@ def main(
                 _most_connections(),
                 not connection_per_request,
             )
-            peak, over, after = phases = overload(server, plan, load_cores, factor)
+            phase = _phases(server, plan, load_cores)
+            if crowd is None:
+                phases = overload(phase, plan, factor)
+            else:
+                phases = crowded(phase, plan, load_cores, crowd)
     except OverloadError as error:
         raise SystemExit(f"overload: {error}") from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    print(report.offered(peak, over))
-    found = report.verdicts(peak, over, after)
+    first, second, last = phases
+    if crowd is None:
+        print(report.offered(first, second))
+        found = report.verdicts(first, second, last)
+    else:
+        found = report.beside_a_crowd(first, second, last)
     print("\n".join(map(str, found)))
     if json_path is not None:
         json_path.write_text(json.dumps(report.as_json(phases), indent=1) + "\n")

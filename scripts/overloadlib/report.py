@@ -13,6 +13,8 @@ GOODPUT_SHARE = 0.9
 P99_LIMIT_S = 1.0
 RECOVERY_LIMIT_S = 2.0
 MEMORY_GROWTH = 1.5
+# What a crowd that only takes places may do to the p99 of others.
+CROWD_FACTOR = 2.0
 # A period is well again when all but this share of its requests are answered.
 WELL_SHARE = 0.99
 
@@ -101,6 +103,29 @@ def verdicts(peak: Phase, over: Phase, after: Phase) -> list[Verdict]:
                 f"workers' memory at most {MEMORY_GROWTH:g} times that at the peak",
                 f"{growth:.2f}: {over.memory_bytes >> 20} MB",
                 growth <= MEMORY_GROWTH,
+            )
+        )
+    return found
+
+
+def beside_a_crowd(before: Phase, crowded: Phase, after: Phase) -> list[Verdict]:
+    """What others noticed of a crowd, measured against the same without it, before and after."""
+    alone_s = percentile([*before.total.latencies, *after.total.latencies], 0.99)
+    beside_s = percentile(crowded.total.latencies, 0.99)
+    found = [
+        Verdict(
+            "all of the others are answered",
+            f"{crowded.total.good:,} of {crowded.total.sent:,}",
+            crowded.total.good == crowded.total.sent > 0,
+        )
+    ]
+    if alone_s is not None and beside_s is not None:
+        factor = beside_s / alone_s
+        found.append(
+            Verdict(
+                f"their p99 at most {CROWD_FACTOR:g} times that without the crowd",
+                f"{factor:.2f}: {1000 * beside_s:.1f} ms, {1000 * alone_s:.1f} ms without",
+                factor <= CROWD_FACTOR,
             )
         )
     return found

@@ -3,6 +3,8 @@
 How much it goes on with is measured by hand (scripts/overload): a loaded machine's figures prove nothing.
 """
 
+import os
+import socket
 import sys
 import threading
 import time
@@ -17,6 +19,8 @@ from tests.system.wire import Line, ask, message, scrape
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import pytest
+from overloadlib.crowd import gathered
+from overloadlib.errors import OverloadError
 from overloadlib.load import Load, Period, Plan
 from overloadlib.workloads import closing
 
@@ -101,3 +105,33 @@ def test_a_slow_database_sheds_lookups_and_nothing_else(database: Database) -> N
         assert total.shed
         assert ask(server.port, message("/log")).status == 204
     assert set(health) == {200}
+
+
+def test_the_crowd_of_the_measurement_is_there_and_comes_again(database: Database) -> None:
+    """As `scripts/overload --crowd` has it, in two processes."""
+    cores = sorted(os.sched_getaffinity(0))
+    with Server("--head-timeout-s", "1", dsn=database.dsn, workers=1) as server:
+        address = ("127.0.0.1", server.port)
+        with gathered(address, 200, cores, most=100) as parts:
+            wait_until(
+                lambda: scrape(server.port)("requests_total", endpoint="log", status="204") == 100,
+                "the idle half to be answered",
+            )
+            wait_until(
+                lambda: scrape(server.port)("requests_refused_total") >= 200,
+                "the slow half to be sent away and come again, twice",
+            )
+        assert len(parts) == 2
+        assert sum(part.sent_away for part in parts) >= 100
+        assert min(part.least for part in parts) >= 50, "the idle half stays"
+        wait_until(lambda: scrape(server.port)("connections_open") <= 1, "the crowd to leave")
+
+
+def test_a_crowd_that_cannot_come_says_so() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with (
+            pytest.raises(OverloadError, match=r"the crowd cannot come: .*refused"),
+            gathered(taken.getsockname(), 10, sorted(os.sched_getaffinity(0)), most=100),
+        ):
+            raise AssertionError

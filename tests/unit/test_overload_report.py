@@ -44,6 +44,17 @@ def test_verdicts() -> None:
     assert report.offered(peak, slow) == "really sent: 5,000/s, 5.0 times the peak"
 
 
+def test_what_others_notice_of_a_crowd() -> None:
+    alone, slower = phase([period(100, 100)] * 10), phase([period(100, 100, seconds=0.019)] * 10)
+    assert [verdict.kept for verdict in report.beside_a_crowd(alone, slower, alone)] == [True] * 2
+    much_slower = phase([period(100, 99, seconds=0.021)] * 10)
+    missed = report.beside_a_crowd(alone, much_slower, alone)
+    assert [verdict.kept for verdict in missed] == [False] * 2
+    assert missed[1].found == "2.10: 21.0 ms, 10.0 ms without"
+    [nobody_asked] = report.beside_a_crowd(alone, phase([period(0, 0)]), alone)
+    assert not nobody_asked.kept
+
+
 def test_a_table_has_a_line_for_each_second_and_one_for_all() -> None:
     lines = report.table(phase([period(10, 10)] * 30))
     assert len(lines) == 2 + 3 + 1
