@@ -47,12 +47,16 @@ class TrafficFeed:
 
     def curve(self, campaign: Campaign) -> Curve:
         """What share of a day's traffic each hour has, by the clocks of the campaign's time zone."""
-        traffic = self._bound.get(campaign.id, self._all)
-        key = id(traffic), campaign.time_zone
+        return self.curve_for(campaign.id, campaign.time_zone)
+
+    def curve_for(self, campaign_id: int, zone: str) -> Curve:
+        """The same for who has no more of the campaign than this."""
+        traffic = self._bound.get(campaign_id, self._all)
+        key = id(traffic), zone
         curve = self._curves.get(key)
         if curve is None:
             try:
-                curve = curve_of(traffic, time_zone(campaign.time_zone))
+                curve = curve_of(traffic, time_zone(zone))
             except Unreadable:
                 curve = UNIFORM
             self._curves[key] = curve

@@ -1,6 +1,6 @@
 """`prefork-ads campaign|creative|zone|advertiser`: look at single things of the catalog and change them.
 
-The four have the same commands, made here from one description.
+The four have the same commands, made here from one description; campaigns have `progress` besides.
 
 Must not know: SQL, YAML, which members a thing has.
 """
@@ -12,6 +12,7 @@ import click
 
 from prefork_ads.cli.catalog import DRY_RUN, WHAT, carry_out
 from prefork_ads.cli.catalog_text import looked_at
+from prefork_ads.cli.goals import progress
 from prefork_ads.cli.options import (
     DATABASE_FIELDS,
     Command,
@@ -57,6 +58,8 @@ def group_of(relation: str) -> click.Group:
     group.add_command(_set(relation))
     for verb, (status, text) in MOVES.items():
         group.add_command(_move(relation, verb, status, text))
+    if relation == "campaign":
+        group.add_command(progress)
     return group
 
 

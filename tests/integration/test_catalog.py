@@ -21,6 +21,7 @@ from prefork_ads.management.complaints import Complaints, Refused
 from prefork_ads.management.difference import Plan, plan
 from prefork_ads.management.items import DEFAULTS, REFERENCE, Item, Items
 from prefork_ads.management.writing import to_yaml
+from prefork_ads.report import goals
 from tests.conftest import Database, Server
 from tests.support import wait_until
 
@@ -667,6 +668,8 @@ def test_the_documented_grants_are_enough_and_the_history_is_not_theirs(
 ) -> None:
     assert store.apply(manager, planner(CATALOG), "a test").version == 1
     assert store.history(manager, 1)[0]["by"] == f"{database.name}_manager"
+    (one,), _ = goals.load(manager)
+    assert one.in_all.goal == 50_000
     as_manager = Database(database.name, manager)
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
         as_manager.execute("DELETE FROM catalog_change")

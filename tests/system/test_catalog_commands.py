@@ -1,5 +1,6 @@
 """The commands about the catalog as people run them: what they print, ask and end with."""
 
+import json
 import os
 import pty
 import re
@@ -137,6 +138,48 @@ def test_single_edits_and_the_log_of_them(database: Database, file: Path) -> Non
     assert back.stdout.endswith("Version 4: 1 changed; 4 as they were.\n")
 
 
+@pytest.mark.once
+def test_campaigns_and_their_goals(database: Database, file: Path) -> None:
+    """All that are active, those that are named, and what is said where there is no goal."""
+    to = ["--dsn", database.dsn]
+    run("catalog", "apply", str(file), *to)
+    how = "goal; one is set with: prefork-ads campaign set"
+    none = run("campaign", "progress", *to)
+    assert (none.returncode, none.stdout) == (0, f"No campaign has a {how} KEY goal_total=50000\n")
+    named = run("campaign", "progress", "spring", *to)
+    assert (named.returncode, named.stdout) == (0, "")
+    assert named.stderr == f"spring has no {how} spring goal_total=50000\n"
+    assert run("campaign", "progress", "--json", *to).stdout == ""
+
+    run("campaign", "set", "spring", "goal_total=50000", *to)
+    database.execute("INSERT INTO delivery_day VALUES (1, '2026-01-01', 90, 60, 2)")
+    lines = run("campaign", "progress", *to, COLUMNS="76").stdout.splitlines()
+    assert [" ".join(line.split()) for line in (lines[0], *lines[2:4])] == [
+        "State Campaign Goal in Delivered Goal % Even Flight",
+        "no even pace spring impressions 60 50,000 0 – –",
+        "today 0 – – –",
+    ]
+    assert max(map(len, lines)) <= 76
+    for words in ([], ["spring"], ["--all"]):
+        (line,) = run("campaign", "progress", *words, "--json", *to).stdout.splitlines()
+        told = json.loads(line)
+        assert (told["key"], told["state"]) == ("spring", "no even pace")
+        assert (told["delivered"], told["goal_total"], told["even"]) == (60, 50_000, None)
+
+    run("campaign", "pause", "spring", *to)
+    left = run("campaign", "progress", *to).stdout
+    assert left == "1 campaign is paused, a draft or over; --all shows them too.\n"
+    assert run("campaign", "progress", "--all", *to).stdout.splitlines()[2].startswith("paused")
+    run("campaign", "archive", "spring", *to)
+    assert run("campaign", "progress", "--all", *to).stdout.startswith("No campaign has a goal;")
+    assert "archived  spring" in run("campaign", "progress", "spring", *to).stdout
+    unknown = run("campaign", "progress", "spring", "sprong", *to)
+    assert (unknown.returncode, unknown.stdout) == (65, "")
+    assert unknown.stderr == (
+        "prefork-ads: error: There is no campaign 'sprong'; did you mean 'spring'?\n"
+    )
+
+
 def test_on_a_terminal_it_asks_before_it_archives(database: Database, file: Path) -> None:
     """And says what in colour. Without an answer of yes nothing is changed."""
     to = ["--dsn", database.dsn]
@@ -203,7 +246,8 @@ def test_the_demonstration_is_loaded_in_one_word(database: Database) -> None:
 
 @pytest.mark.once
 def test_looking_makes_no_tables(empty_database: Database) -> None:
-    for words in (["catalog", "export"], ["catalog", "log"], ["campaign", "list"]):
+    looking = (["catalog", "export"], ["catalog", "log"], ["campaign", "list"])
+    for words in (*looking, ["campaign", "progress"]):
         done = run(*words, "--dsn", empty_database.dsn)
         assert done.returncode == 70
         assert "lacks migrations: run `prefork-ads migrate` first." in done.stderr
