@@ -6,11 +6,13 @@
 -- counted is judged, by the time at which it was received. Decisions of the day and of the one before are looked at:
 -- nearly all events follow theirs within the hour, and a late click keeps what its token said of its decision.
 WITH doubtful AS MATERIALIZED (
-    SELECT l.id, coalesce(d.filtered, CASE WHEN d.id IS NULL THEN l.params #>> '{decision,filtered}' END) AS filtered
+    -- A line is there twice when a file of the journal was brought back that had been shipped.
+    SELECT DISTINCT ON (l.id) l.id, coalesce(d.filtered, CASE WHEN d.id IS NULL THEN l.params #>> '{decision,filtered}' END) AS filtered
       FROM request_log AS l
       LEFT JOIN restate_decision AS d ON d.id = l.id
      WHERE l.time >= %(from)s - interval '1 day' AND l.time < %(to)s AND l.endpoint = 'decision'
        AND (l.params #>> '{decision,filtered}' IS NOT NULL OR d.id IS NOT NULL)
+     ORDER BY l.id
 ), lines AS MATERIALIZED (
     SELECT DISTINCT ON (decision, kind, received_at) decision, kind, received_at, user_agent
       FROM (SELECT (l.params #>> '{event,decision}')::uuid AS decision, l.endpoint AS kind, l.time AS received_at,

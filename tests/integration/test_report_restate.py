@@ -129,6 +129,22 @@ def test_who_was_taken_for_a_program_by_mistake_counts_again(catalog: Database) 
     assert billed(catalog) == {False: (1, 1, 0, 2_500_000)}
 
 
+@pytest.mark.parametrize("kinds", [("impression",), ("impression", "click"), ()])
+def test_lines_that_are_there_twice_are_judged_once(
+    catalog: Database, kinds: tuple[str, ...]
+) -> None:
+    """A file of the journal that had been shipped was brought back, with a backup of its directory."""
+    one = decision(1, kinds=kinds)
+    fill(catalog, [one, decision(2)])
+    fill_more(catalog, [one])
+    before = state(catalog)
+    (day,) = run(catalog, listing(PERSON))
+    assert day.events_out == len(kinds) + 1
+    assert False not in billed(catalog)
+    run(catalog, nobody)
+    assert state(catalog) == before
+
+
 def test_a_second_run_changes_nothing(catalog: Database) -> None:
     fill(catalog, [decision(1), decision(2, agent=ROBOT)])
     run(catalog)
@@ -382,7 +398,8 @@ def test_nothing_is_lost_while_writers_run(catalog: Database) -> None:
     def write(n: int) -> None:
         with closing(catalog.connect()) as conn:
             while not stop.is_set():
-                number = 1000 * (n + 1) + sent[n]
+                # Of its own, however many there will be.
+                number = 1000 + 2 * sent[n] + n
                 ingest(conn, [decision(number, agent=AGENTS[number % 3])], f"writer{n}-1")
                 sent[n] += 1
 
