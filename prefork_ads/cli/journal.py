@@ -6,6 +6,7 @@ Must not know: SQL, how a segment is read.
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from prefork_ads.events.segments import SegmentFile
 
 EXIT_INTERRUPTED = 130
+# When a segment that somebody holds is tried again, once.
+_LOOK_S = 0.1
 FIELDS = (*DATABASE_FIELDS, "journal_dir")
 
 
@@ -117,6 +120,8 @@ def ship(context: click.Context, /, **flags: str | None) -> None:
     click.echo(f"{rows:,} events from {len(outcomes):,} segments were shipped.")
     if others:
         click.echo(f"{others:,} segments belong to running workers, who ship them.")
+    if taken := len(waiting) - len(outcomes):
+        click.echo(f"{taken:,} segments were taken by somebody else meanwhile, who ships them.")
     aside = [outcome for outcome in outcomes if outcome.aside is not None]
     if aside:
         raise JournalDamaged(
@@ -194,9 +199,16 @@ def _ship(
         begins = {file.name: min(known.get(file.name, 0), file.size) for file in waiting}
         total = sum(file.size - begins[file.name] for file in waiting)
         done = rows = 0
-        for file in waiting:
+        turns = deque((file, 0.0) for file in waiting)
+        while turns:
+            file, pause_s = turns.popleft()
             begin = begins[file.name]
+            time.sleep(pause_s)
             segment = adopt(file.path)
+            if segment is None and not pause_s and file.path.exists():
+                # A keeper that looks whether it has an owner holds it for a moment.
+                turns.append((file, _LOOK_S))
+                continue
             if segment is not None:
                 with segment:
 

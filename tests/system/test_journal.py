@@ -1,5 +1,6 @@
 """The journal in the real server: what was answered is stored once, whoever dies and whatever is full."""
 
+import fcntl
 import json
 import os
 import resource
@@ -10,10 +11,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final
 
 import pytest
+from click.testing import CliRunner
 
+from prefork_ads.cli import cli
 from prefork_ads.events.event import EventClock, line
 from prefork_ads.events.journal import Journal
 from prefork_ads.events.segments import new_stream
@@ -78,6 +82,8 @@ def restart(server: Server) -> None:
 
 def kill_everything(server: Server) -> None:
     """As nobody had seen it coming: the master starts nobody again, and the keeper ships nothing."""
+    # Until then it may not have its title, by which it is found.
+    server.wait_for_line(r"keeper pid=\d+ ready")
     server.signal(signal.SIGSTOP)
     titles = server.processes()
     assert any("keeper" in title for title in titles.values()), titles
@@ -385,15 +391,46 @@ def test_ship_beside_a_running_server_leaves_its_segments_alone(
         wait_until_away(server)
         assert log(server.port, "1") == 204
         leave(folder, [2, 3])
-        # The keeper, which has no way to PostgreSQL, does not race us for it.
-        done = command("ship", "--dsn", database.dsn, "--journal-dir", folder)
-        assert done.returncode == 0, done.stderr
-        assert "2 events from 1 segments were shipped" in done.stdout
-        assert "1 segments belong to running workers" in done.stdout
+
+        def ship() -> str:
+            done = command("ship", "--dsn", database.dsn, "--journal-dir", folder)
+            assert done.returncode == 0, done.stderr
+            return done.stdout if "2 events from 1 segments were shipped" in done.stdout else ""
+
+        # The keeper, which has no way to PostgreSQL, does not race us for it. But to see whether somebody
+        # owns it, it holds it for a moment, in which we are told that it belongs to somebody.
+        said = wait_until(ship, "the segment that nobody owns")
+        assert "1 segments belong to running workers" in said
         assert rows(database) == ["000002", "000003"]
         gate.open()
         wait_for_rows(database, ["000002", "000003", "1"])
         server.stop()
+
+
+def test_ship_waits_for_who_only_looks_whether_a_segment_has_an_owner(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says so when somebody keeps it."""
+    leave(tmp_path, [1, 2])
+    [segment] = tmp_path.glob("*.tsv")
+    with segment.open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        words = ("--dsn", database.dsn, "--journal-dir", str(tmp_path))
+        kept = command("ship", *words)
+        assert kept.stdout.splitlines() == [
+            "0 events from 0 segments were shipped.",
+            "1 segments were taken by somebody else meanwhile, who ships them.",
+        ]
+
+        def sleep(_: float) -> None:
+            fcntl.flock(looking, fcntl.LOCK_UN)
+
+        clock = SimpleNamespace(sleep=sleep, time=time.time)
+        # The package has the command under the module's name.
+        monkeypatch.setattr(sys.modules["prefork_ads.cli.journal"], "time", clock)
+        done = CliRunner().invoke(cli, ["journal", "ship", *words])
+    assert done.stdout == "2 events from 1 segments were shipped.\n", done.output
+    assert rows(database) == ["000001", "000002"]
 
 
 def test_ctrl_c_in_the_middle_of_ship_loses_nothing(database: Database, tmp_path: Path) -> None:
