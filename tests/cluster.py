@@ -2,7 +2,8 @@
 
 Other tests share one server and must leave it alone. These are servers of a test's own, made with the
 embedded binaries also when the rest runs against another PostgreSQL, on TCP ports below those that the
-kernel gives to clients: a port stays free while its server is down.
+kernel gives to clients: a port stays free while its server is down. From others who look for one, as the
+same tests on another Python do, it is kept by a socket that is bound there and never listens.
 """
 
 import itertools
@@ -14,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -59,6 +60,7 @@ class Cluster:
         copies.mkdir()
         self.programs = usable_binaries(find_package(), copies, self.user) / "bin"
         self._servers: list[Postgres] = []
+        self._places = ExitStack()
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +76,14 @@ class Cluster:
                 print(f"{server.log_path}:\n{server.log_path.read_text(errors='replace')[-4000:]}")
             if server.running:
                 server.end(signal.SIGQUIT)
+        self._places.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def place(self) -> int:
+        """A port that is nobody else's until the end."""
+        place = self._places.enter_context(_place())
+        port: int = place.getsockname()[1]
+        return port
 
     def primary(self, **settings: str) -> "Postgres":
         """A new server, running."""
@@ -114,7 +123,7 @@ class Postgres:
     """One server."""
 
     def __init__(self, cluster: Cluster, settings: Mapping[str, str]) -> None:
-        self.port = _free_port()
+        self.port = cluster.place()
         self.data = cluster.folder / f"server-{self.port}"
         self.log_path = cluster.folder / f"server-{self.port}.log"
         self._cluster = cluster
@@ -297,13 +306,16 @@ def together(*dsns: str) -> str:
     return dsn
 
 
-def _free_port() -> int:
+def _place() -> socket.socket:
     for port in random.sample(PORTS, 100):
-        with socket.socket() as place:
-            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                place.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        place = socket.socket()
+        try:
+            # Refused where anybody has a socket, be it one like this.
+            place.bind(("127.0.0.1", port))
+        except OSError:
+            place.close()
+            continue
+        # As PostgreSQL's has it: both may be bound there, since only one listens.
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return place
     raise AssertionError("no free port")

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import itertools
 import shutil
 import threading
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ from tests.support import wait_until
 
 MS = datetime.timedelta(milliseconds=1)
 WRITERS = 4
+# How many lines each of them puts in before it is time for the next kill.
+A_SHARE = 200
 
 
 @pytest.fixture(autouse=True)
@@ -70,9 +73,10 @@ class Killer:
         self._database = database
         self._every_rows = every_rows
         self._due = every_rows
-        self.kills = 0
+        self.looks = self.kills = 0
 
     def look(self) -> None:
+        self.looks += 1
         [(rows,)] = rows_of(self._database, "SELECT count(*) FROM request_log")
         if rows < self._due:
             return
@@ -87,9 +91,11 @@ class Killer:
 class Fleet:
     """Writers in threads, each with a journal of its own; their connections may be killed at any time."""
 
-    def __init__(self, database: Database, folder: Path) -> None:
+    def __init__(self, database: Database, folder: Path, killer: Killer | None = None) -> None:
+        """With a killer, whoever has shipped some goes on when that one has come, and looked twice."""
         self._database = database
         self._folder = folder
+        self._killer = killer
         self.running = 0
         self._lock = threading.Lock()
 
@@ -111,12 +117,22 @@ class Fleet:
             running = asyncio.create_task(writer.run())
             await writer.connected.wait()
             for start in range(0, len(lines), 20):
+                if start % A_SHARE == 0:
+                    await self._until_he_came(start // A_SHARE)
                 for text in lines[start : start + 20]:
                     assert journal.append(text)
                 journal.write()
                 await asyncio.sleep(0)
             writer.stop()
             await running
+
+    async def _until_he_came(self, times: int) -> None:
+        """What was put in before is shipped meanwhile, and that is when he is to come."""
+        killer = self._killer
+        if killer is None:
+            return
+        while killer.kills < times or killer.looks < 2 * times:  # noqa: ASYNC110 - of another thread
+            await asyncio.sleep(0.002)
 
     def ship_and_die(self, lines: list[bytes], *, rows: int) -> None:
         """As a worker that is killed in the middle of a statement: another ships what it leaves."""
@@ -174,7 +190,9 @@ def test_the_rollup_is_the_sum_of_the_raw_tables_in_every_snapshot(
 ) -> None:
     """While four writers ship, lose their connections, and others adopt what killed ones have left."""
     set_goal(database, 150)
-    fleet = Fleet(database, tmp_path)
+    # Fewer rows than the writers' shares together: however slowly it is looked, he comes for each share.
+    killer = Killer(database, every_rows=500)
+    fleet = Fleet(database, tmp_path, killer)
     shares: list[list[bytes]] = []
     for writer in range(WRITERS):
         lines = []
@@ -185,19 +203,17 @@ def test_the_rollup_is_the_sum_of_the_raw_tables_in_every_snapshot(
             lines.append(event_line(NOON + n * MS, "impression", shared.event()))
             lines.append(event_line(NOON + n * MS, "click", own.event()))
         shares.append(lines)
-    looks, killer = 0, Killer(database, every_rows=500)
     with ThreadPoolExecutor(WRITERS + 1) as threads:
         work = [threads.submit(fleet.ship, lines, rows=40) for lines in shares]
         work.append(threads.submit(fleet.ship_and_die, shares[0][1::3], rows=40))
         for found in in_one_snapshot(database):
             assert found == []
-            looks += 1
             killer.look()
             if all(task.done() for task in work):
                 break
         for task in work:
             task.result()
-    assert looks > 5, "it was looked at while they shipped"
+    assert killer.looks > 5, "it was looked at while they shipped"
     assert killer.kills > 2
     assert rows_of(
         database,
@@ -388,23 +404,34 @@ def test_a_persons_click_that_meets_the_programs_under_way_counts(database: Data
 
 def test_a_batch_that_is_undone_by_a_deadlock_is_sent_again(database: Database) -> None:
     """Somebody takes rows of deliveries in another order; no line is blamed for it, none is lost."""
-    lines = [event_line(NOON, "click", placed(n, n).event()) for n in (1, 3)]
-    ship_by_copy(database, lines)
-    more = [event_line(NOON, "click", placed(n + 3, n).event()) for n in (1, 3)]
+
+    def clicks(turn: int) -> list[bytes]:
+        return [event_line(NOON, "click", placed(3 * turn + n, n).event()) for n in (1, 3)]
+
+    ship_by_copy(database, clicks(0))
     lock = "SELECT FROM delivery_day WHERE campaign_id = %s FOR UPDATE"
     with (
         closing(database.connect(autocommit=False)) as other,
         other.cursor() as cursor,
         ThreadPoolExecutor() as threads,
     ):
-        cursor.execute(lock, (3,))
-        shipping = threads.submit(ship_by_copy, database, more)
-        wait_until(lambda: waiting(database) == 1, "the batch, which has campaign 1, to wait for 3")
-        # Whoever has waited longer notices first, and is undone.
-        cursor.execute(lock, (1,))
-        other.rollback()
-        assert shipping.result() == []
-    assert rows_of(database, "SELECT sum(clicks) FROM rollup_hour") == [(4,)]
+        for turn in itertools.count(1):
+            cursor.execute(lock, (3,))
+            shipping = threads.submit(ship_by_copy, database, clicks(turn))
+            wait_until(lambda: waiting(database) == 1, "the batch, which has 1, to wait for 3")
+            try:
+                # Whoever waits looks for a circle once, after a second: the batch comes first with that,
+                # and is undone, unless it looked before we were in its way. Then it is us, and for nothing.
+                cursor.execute(lock, (1,))
+            except psycopg2.errors.DeadlockDetected:
+                undone = False
+            else:
+                undone = True
+            other.rollback()
+            assert shipping.result() == []
+            if undone:
+                break
+    assert rows_of(database, "SELECT sum(clicks) FROM rollup_hour") == [(2 + 2 * turn,)]
     assert rows_of(database, "SELECT count(*) FROM request_log_rejected") == [(0,)]
     assert differences(database) == []
 

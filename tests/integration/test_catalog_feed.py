@@ -339,8 +339,12 @@ def test_what_budgets_said_holds_in_the_next_catalog(database: Database) -> None
     run(scenario)
 
 
-def test_the_loop_serves_while_a_catalog_is_compiled(database: Database) -> None:
+def test_the_loop_serves_while_a_catalog_is_compiled(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between two steps of it others have their turn; a count, since a busy machine has no clock."""
+    # How many steps a slice has is a matter of how fast the machine is; here it has one.
+    monkeypatch.setattr(feed_module, "SLICE_S", 0.0)
     fill(database, 2000)
 
     async def scenario() -> None:
@@ -362,6 +366,7 @@ def test_the_loop_serves_while_a_catalog_is_compiled(database: Database) -> None
         async with again.open(steward=False):
             await again.serves(1)
         turning.cancel()
-        assert turns > steps / 4
+        assert steps > 100
+        assert turns >= steps
 
     run(scenario)

@@ -59,6 +59,8 @@ def freeze(pid: int) -> None:
 def test_it_says_what_it_does_from_start_to_stop() -> None:
     with toy(workers=2) as server:
         port = server.port
+        # Nobody waits for it.
+        server.wait_for_line(r"keeper pid=\d+ ready")
         server.stop()
         lines = "\n".join(server.lines())
     for expected in (
@@ -156,14 +158,15 @@ def test_a_worker_whose_loop_is_blocked_is_killed_at_its_deadline() -> None:
 
 
 def test_a_master_that_was_held_up_does_not_kill_healthy_workers() -> None:
-    with toy("worker_timeout_s=0.2", workers=2) as server:
+    # Time enough for workers that wait for a processor before the master stands still and after.
+    with toy("worker_timeout_s=2", workers=2) as server:
         everybody = [server.worker(0), server.worker(1)]
         keeper = int(server.wait_for_line(r"keeper pid=(\d+) ready")[1])
         frozen = [server.pid, *everybody, keeper]
         for pid in frozen:
             freeze(pid)
         # Longer than every deadline and than what the master calls held up.
-        threading.Event().wait(2.6)
+        threading.Event().wait(3.6)
         os.kill(server.pid, signal.SIGCONT)
         server.wait_for_line("held up for a while")
         for pid in frozen:
@@ -214,7 +217,9 @@ def test_workers_that_cannot_start_end_the_server_with_its_own_status(
         server.assert_nothing_runs()
         assert server.count(words) >= 1
         assert server.count("No worker became ready") == 1
-        assert server.count(r"worker slot=\d pid=\d+ started") == 6
+        # Three times each; while the slower one is at its third, the other may be tried once more.
+        tried = [server.count(rf"worker slot={slot} pid=\d+ started") for slot in (0, 1)]
+        assert min(tried) == 3
 
 
 def test_a_slot_that_crashes_for_ever_does_not_stop_the_others() -> None:
@@ -226,8 +231,8 @@ def test_a_slot_that_crashes_for_ever_does_not_stop_the_others() -> None:
             "error: worker 0 is crash-looping: 5 early ends in a row", timeout_s=60
         )
         assert {ask(server)[0] for _ in range(50)} == {1}
-        (server.folder / "boot").unlink()
         mark = len(server.lines())
+        (server.folder / "boot").unlink()
         server.wait_for_line(r"worker slot=0 pid=\d+ ready", since=mark, timeout_s=60)
         server.wait_for_line("worker 0 has recovered", since=mark, timeout_s=60)
         server.wait_for_line("new connections go to all 2 slots", since=mark)
@@ -445,6 +450,7 @@ def test_workers_are_bound_to_a_core_each() -> None:
 
 def test_a_reload_replaces_every_child_and_takes_the_new_configuration() -> None:
     with toy(workers=2) as server:
+        server.wait_for_line(r"keeper pid=\d+ ready")
         old = {server.worker(0), server.worker(1)}
         (server.folder / "config").write_text("max_url=4711")
         server.signal(signal.SIGHUP)
@@ -543,8 +549,10 @@ def test_a_worker_that_does_not_drain_is_killed_when_its_time_is_over() -> None:
     with toy("drain_timeout_s=0.3", workers=2) as server:
         (server.folder / "drain").write_text("hang")
         server.stop(status=1)
-        assert server.count("is killed: not drained in time") == 2
-        assert server.count("stopped, but 2 children did not end cleanly") == 1
+        assert server.count(r"worker slot=\d pid=\d+ is killed: not drained in time") == 2
+        # The keeper, which drains, has no more time than they, and may have had no processor.
+        killed = server.count("is killed: not drained in time")
+        assert server.count(f"stopped, but {killed} children did not end cleanly") == 1
 
 
 @pytest.mark.parametrize("at_once", [False, True])
@@ -702,6 +710,8 @@ def _load(
             connection = socket.create_connection(("127.0.0.1", port), timeout=3)
         except (ConnectionRefusedError, TimeoutError):
             return
+        # A worker that had no processor for a while has broken nothing.
+        connection.settimeout(60)
         try:
             connection.sendall(GET)
             outcomes["answered" if len(read_all(connection).split()) == 4 else "broken"] += 1

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from contextlib import closing
 from importlib.resources import files
+from types import SimpleNamespace
 
 import psycopg2
 import psycopg2.extensions
@@ -158,10 +159,21 @@ def test_a_role_that_may_not_create_tables_is_told_so(
         postgres.execute(sql.SQL("DROP ROLE {}").format(role))
 
 
-def test_a_server_that_is_not_there_is_waited_for_and_then_named() -> None:
+def test_a_server_that_is_not_there_is_waited_for_and_then_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A clock that goes by pauses: a pause of the machine before the first look is none of them.
+    now_s = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: now_s, sleep=sleep))
     said: list[str] = []
     with pytest.raises(DatabaseUnavailable, match="cannot be reached"):
         migrate("host=/nonexistent dbname=x password=secret", report=said.append, wait_s=0.3)
+    assert now_s >= 0.3
     assert len(said) == 1
     assert said[0].startswith("waiting for the database at /nonexistent/x")
     assert "secret" not in said[0]

@@ -198,8 +198,12 @@ def test_a_locked_table_answers_unavailable_in_time_and_works_again(database: Da
                 blocker.cursor().execute("LOCK TABLE ad_variant IN ACCESS EXCLUSIVE MODE")
                 assert await desk.ask(key(1)) == AWAY
                 blocker.rollback()
-            assert (await desk.ask(key(1)))[0] == key(1)
-        assert desk.counters[Counter.LOOKUP_FAILURES] == 1
+            failures = 1
+            # A machine that is busy may take as long for nothing.
+            while (answer := await desk.ask(key(1))) == AWAY:
+                failures += 1
+            assert answer[0] == key(1)
+        assert desk.counters[Counter.LOOKUP_FAILURES] == failures
 
     run(scenario)
 
@@ -437,13 +441,15 @@ def test_while_postgresql_is_away_nobody_is_let_into_the_line(database: Database
 
     async def scenario() -> None:
         async with Proxy(database.dsn) as proxy:
+            # It is without one from some time in between on.
+            before = time.monotonic()
             desk = Desk(proxy.dsn)
-            lost = time.monotonic()
+            after = time.monotonic()
             # A moment without a connection is bridged by waiting, a longer one is not.
             waiting = desk.ask(key(1))
-            desk.line.expire(lost + 0.9 * AWAY_AFTER_S)
+            desk.line.expire(before + 0.9 * AWAY_AFTER_S)
             also_waiting = desk.ask(key(1))
-            desk.line.expire(lost + 1.1 * AWAY_AFTER_S)
+            desk.line.expire(after + AWAY_AFTER_S)
             assert not desk.line.look_up(key(1), lambda _: None)
             async with desk.open():
                 assert (await waiting)[0] == key(1)

@@ -3,14 +3,17 @@
     python -m tests.integration.toy_server --workers 2 --port 0 --data-dir DIR [field=value …]
 
 Further arguments set fields of Config. Files in the current folder steer it while it runs: `boot`
-holds what a child does when it starts (`ok`, `fail`, `hang`; absent means `ok`), `drain` what a worker
-does when it is to drain (`hang`, `fail`, `fail-at-once`: only when told to stop now), `config` that the
-configuration is broken, or a field=value to change, `recycle` the pid of a worker that is to want a
-successor. With `steering` there from the start, the kernel does not steer.
+holds what a child does when it starts (`ok`, `fail`, `hang`, `hang-1`: only that of slot 1; absent means
+`ok`), `drain` what a worker does when it is to drain (`hang`, `fail`, `fail-at-once`: only when told to
+stop now), `config` that the configuration is broken, or a field=value to change, `recycle` the pid of a
+worker that is to want a successor. With `steering` there from the start, the kernel does not steer. While
+somebody has `hold` locked, a master that starts does nothing yet.
 """
 
 import argparse
+import contextlib
 import errno
+import fcntl
 import os
 import select
 import signal
@@ -65,6 +68,8 @@ def worker_main(context: ChildContext) -> int:
         case "refuse":
             raise ConfigError("this worker was told to refuse")
         case "hang":
+            signal.pause()
+        case "hang-1" if context.slot == 1:
             signal.pause()
     signals = _Signals()
     wait = select.poll()
@@ -128,7 +133,13 @@ def keeper_main(context: ChildContext) -> int:
     return 0
 
 
+def _wait_while_held() -> None:
+    with contextlib.suppress(FileNotFoundError), Path("hold").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+
+
 def main() -> int:
+    _wait_while_held()
     parser = argparse.ArgumentParser()
     parser.add_argument("--workers", type=int)
     parser.add_argument("--port", type=int)

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 ANSWER_LIMIT_S = 20.0
+# For servers that are asked by clients that keep their connections: how long one that drains waits for the
+# last request on each. A client that is not run for the usual two seconds would find its connection closed.
+PATIENT_DRAIN = ("--drain-window-s", "15")
 PATH = "/log?source=lifecycle"
 
 

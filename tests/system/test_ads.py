@@ -101,7 +101,11 @@ def scene(
     write_database(places, {"203.0.113.77/32": BERLIN})
     database = postgres.create_database(template_database.name)
     database.execute(CATALOG)
-    options = ("--trusted-proxies", "127.0.0.1", "--geoip", str(places), "--explain-key", KEY)
+    options = (
+        *("--trusted-proxies", "127.0.0.1", "--geoip", str(places), "--explain-key", KEY),
+        # Who cannot be looked up in time is nobody: not because the machine is busy with something else.
+        *("--read-timeout-s", "5"),
+    )
     try:
         with Gate(database.dsn) as gate, Server(*options, dsn=gate.dsn) as server:
             yield Scene(server, gate, database, places)

@@ -73,6 +73,8 @@ NASTY: Final = [
 
 # Percent-encoding and JSON make three to six bytes of one.
 ROOM: Final = ("--max-url", "65536", "--max-head", "131072", "--max-body", "262144")
+# A machine that is busy with something else must not turn an answer into a 503.
+PATIENT: Final = ("--read-timeout-s", "20")
 
 
 @dataclass
@@ -134,7 +136,7 @@ def site(postgres: Postgres, database: Database) -> Iterator[Site]:
             f"variant {n}",
         )
     log_start = postgres.log_path.stat().st_size if postgres.log_path else 0
-    with Server(*ROOM, dsn=database.dsn, workers=1) as server:
+    with Server(*ROOM, *PATIENT, dsn=database.dsn, workers=1) as server:
         site = Site(server, database, server.worker(0))
         yield site
         site.check()

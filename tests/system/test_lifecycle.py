@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Database
 from tests.support import wait_until
-from tests.system.clients import Clients
+from tests.system.clients import PATIENT_DRAIN, Clients
 from tests.system.harness import Server, wait_for_mask
 
 LOG = b"GET /log?source=queue HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -32,13 +32,15 @@ def test_a_stop_under_load_fails_no_request_and_loses_no_row(database: Database)
         with clients.running(8):
             clients.wait_for_more(500)
             server.stop()
+            # Each of them ends when it is refused, and may come to try again only after the server's end.
+            wait_until(lambda: clients.outcomes["not connected"] >= 8, "the end of every client")
         assert clients.failures == []
         assert clients.outcomes["not connected"] == 8
         assert logged(database, "lifecycle") == clients.answered
 
 
 def test_a_stop_under_load_answers_keep_alive_clients_to_the_end(database: Database) -> None:
-    with Server(dsn=database.dsn) as server:
+    with Server(*PATIENT_DRAIN, dsn=database.dsn) as server:
         clients = Clients(server.port, keep_alive=True)
         with clients.running(8):
             clients.wait_for_more(500)
@@ -49,7 +51,7 @@ def test_a_stop_under_load_answers_keep_alive_clients_to_the_end(database: Datab
 
 @pytest.mark.parametrize("keep_alive", [False, True], ids=["per-request", "keep-alive"])
 def test_reloads_under_load_fail_no_request(database: Database, keep_alive: bool) -> None:
-    with Server(dsn=database.dsn) as server:
+    with Server(*PATIENT_DRAIN, dsn=database.dsn) as server:
         clients = Clients(server.port, keep_alive=keep_alive)
         with clients.running(6):
             for generation in (2, 3, 4):

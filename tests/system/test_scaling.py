@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import Database
 from tests.support import wait_until
-from tests.system.clients import Clients
+from tests.system.clients import PATIENT_DRAIN, Clients
 from tests.system.harness import Server
 
 pytestmark = pytest.mark.once
@@ -87,7 +87,7 @@ def scale_and_reload(server: Server, load: Load, scalings: int, reloads: int) ->
 
 
 def test_scaling_and_reloads_under_load_fail_no_request(database: Database) -> None:
-    with Server(dsn=database.dsn) as server:
+    with Server(*PATIENT_DRAIN, dsn=database.dsn) as server:
         with Load(server) as load:
             scale_and_reload(server, load, SCALINGS, RELOADS)
         server.stop()
@@ -98,7 +98,7 @@ def test_scaling_and_reloads_under_load_fail_no_request(database: Database) -> N
 def test_recycling_under_load_fails_no_request_and_takes_one_worker_at_a_time(
     database: Database,
 ) -> None:
-    with Server("--max-requests", "400", dsn=database.dsn) as server:
+    with Server(*PATIENT_DRAIN, "--max-requests", "400", dsn=database.dsn) as server:
         with Load(server) as load:
             wait_until(
                 lambda: server.count("is to be recycled: --max-requests") >= 4,

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Database
 from tests.support import wait_until
-from tests.system.clients import Clients
+from tests.system.clients import PATIENT_DRAIN, Clients
 from tests.system.lineage import Lineage, parent
 
 LOGGED = "SELECT count(*) FROM request_log WHERE params->>'source' = %s"
@@ -46,7 +46,7 @@ def upgrade_under_load(server: Lineage, times: int) -> int:
 
 @pytest.mark.timeout(300)
 def test_five_upgrades_under_load_fail_no_request(database: Database) -> None:
-    with Lineage(dsn=database.dsn) as server:
+    with Lineage(*PATIENT_DRAIN, dsn=database.dsn) as server:
         answered = upgrade_under_load(server, 5)
         server.end()
         assert logged(database) == answered
@@ -55,7 +55,7 @@ def test_five_upgrades_under_load_fail_no_request(database: Database) -> None:
 
 @pytest.mark.timeout(300)
 def test_the_installed_command_is_upgraded_as_well(database: Database) -> None:
-    with Installed(dsn=database.dsn) as server:
+    with Installed(*PATIENT_DRAIN, dsn=database.dsn) as server:
         answered = upgrade_under_load(server, 2)
         server.end()
         assert logged(database) == answered
@@ -63,7 +63,7 @@ def test_the_installed_command_is_upgraded_as_well(database: Database) -> None:
 
 @pytest.mark.timeout(300)
 def test_the_embedded_database_runs_on_through_upgrades() -> None:
-    with Lineage() as server:
+    with Lineage(*PATIENT_DRAIN) as server:
         postgres = postmaster(server)
         answered = upgrade_under_load(server, 3)
         assert postmaster(server) == postgres
@@ -76,7 +76,7 @@ def test_the_embedded_database_runs_on_through_upgrades() -> None:
 @pytest.mark.parametrize("whom", ["new, in its boot", "old, before", "old, while it drains"])
 def test_a_master_killed_in_an_upgrade_fails_no_request(database: Database, whom: str) -> None:
     """Its workers answer what they have begun, and leave alone what the other one's serve on."""
-    with Lineage(dsn=database.dsn) as server:
+    with Lineage(*PATIENT_DRAIN, dsn=database.dsn) as server:
         old = server.pid
         clients = [Clients(server.port, keep_alive=kept) for kept in (False, True)]
         with clients[0].running(6), clients[1].running(6):

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import fcntl
 import socket
+import termios
 from collections.abc import Iterator
 from typing import Final
 
@@ -43,6 +45,12 @@ class Port:
         wait_until(lambda: self.queue.waiting() >= before + number, "the clients in the queue")
         return clients
 
+    @staticmethod
+    def say(client: socket.socket, data: bytes) -> None:
+        """Returns when it is there: the kernel has acknowledged it to the client."""
+        client.sendall(data)
+        wait_until(lambda: not unacknowledged(client), "what was sent to arrive")
+
     def accept(self, number: int) -> None:
         for _ in range(number):
             self._stack.enter_context(self.listener.accept()[0])
@@ -60,6 +68,11 @@ class Port:
         """As the kernel has it."""
         info = self.listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
         return int.from_bytes(info[28:32], "little")
+
+
+def unacknowledged(client: socket.socket) -> int:
+    """How many bytes the other end's kernel does not have yet."""
+    return int.from_bytes(fcntl.ioctl(client, termios.TIOCOUTQ, bytes(4)), "little")
 
 
 @pytest.fixture
@@ -80,7 +93,7 @@ def test_a_queue_that_stands_is_cut_to_what_can_be_accepted(port: Port) -> None:
 def test_who_waits_longest_is_sent_away_with_an_answer(port: Port) -> None:
     clients = port.connect(5)
     for client in clients:
-        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        port.say(client, b"GET / HTTP/1.1\r\n\r\n")
     assert port.send_away(3) == 3
     for client in clients[:3]:
         assert client.recv(1000) == ANSWER
@@ -91,8 +104,8 @@ def test_who_waits_longest_is_sent_away_with_an_answer(port: Port) -> None:
 
 def test_who_asks_for_something_vital_is_served(port: Port) -> None:
     first, second = port.connect(2)
-    first.sendall(b"GET /vital HTTP/1.1\r\n\r\n")
-    second.sendall(b"GET /vitality HTTP/1.1\r\n\r\n")
+    port.say(first, b"GET /vital HTTP/1.1\r\n\r\n")
+    port.say(second, b"GET /vitality HTTP/1.1\r\n\r\n")
     assert port.send_away(2) == 2
     [served] = port.served
     assert served.recv(1000) == b"GET /vital HTTP/1.1\r\n\r\n", "nothing of it is lost"

@@ -154,4 +154,5 @@ def test_no_pattern_can_be_slow() -> None:
     assert not glob_matches("*a" * 90 + "b", "a" * 5000)
     assert meets("news.example/" + "*a" * 90, "news.example/" + "a" * 5000)
     assert not meets("*.example", ".".join("a" * 100) + ".other")
-    assert time.process_time() - began < 0.1
+    # It takes 0.1 ms; a collection of this process's garbage, which may come right now, 0.1 s.
+    assert time.process_time() - began < 2.0
