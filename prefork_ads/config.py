@@ -69,7 +69,7 @@ class Config:
 
     # Reading
     readers: int = 1
-    read_batch: int = 256
+    read_batch: int = 2_000
     read_queue: int = 10_000
     read_timeout_s: float = 2.0
     ad_fallback: Literal["unavailable", "empty"] = "unavailable"

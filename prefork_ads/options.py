@@ -252,7 +252,7 @@ READING = (
         "read_batch",
         COUNT,
         (1, 10_000),
-        "Lookups that may share one query. 1 is one query for each request.",
+        "Lookups that may share one query, at most. 1 is one query for each request.",
     ),
     Option(
         "read_queue",

@@ -1,6 +1,7 @@
 """The reader: every caller is answered exactly once: its row, None, or in time "unavailable"."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
@@ -13,7 +14,9 @@ import uvloop
 from prefork_ads.db.queries import query
 from prefork_ads.db.reader import (
     AWAY_AFTER_S,
+    QUICK_S,
     SHORTEST_LINE,
+    SLOW_S,
     STANDS_AFTER_S,
     LookupLine,
     Reader,
@@ -301,9 +304,9 @@ def test_a_line_that_stands_is_cut_from_its_front() -> None:
 class Queue:
     """A line without PostgreSQL: batches take as long as a test says."""
 
-    def __init__(self, *, readers: int = 1) -> None:
+    def __init__(self, *, batch: int = 10, readers: int = 1) -> None:
         self.line: LookupLine[str] = LookupLine(
-            unavailable=AWAY, batch=10, bound=100_000, timeout_s=5.0, gauges=[0] * len(Gauge)
+            unavailable=AWAY, batch=batch, bound=100_000, timeout_s=5.0, gauges=[0] * len(Gauge)
         )
         for _ in range(readers):
             self.line.reader_connected()
@@ -317,19 +320,87 @@ class Queue:
         self._asked += number
         return all(self.line.look_up(str(one), lambda _: None) for one in asked)
 
-    def answer(self, *took_s: float) -> None:
-        """So many batches, full as long as there are enough keys."""
+    def answer(self, *took_s: float) -> list[int]:
+        """So many batches, full as long as there are enough keys; how many each had. inf: it failed."""
 
-        async def batches() -> None:
+        async def batches() -> list[int]:
             connection: Any = SimpleNamespace(closed=False)
+            sizes = []
             for one_s in took_s:
-                self.line.deliver(await self.line.take(connection), {}, one_s)
+                batch = await self.line.take(connection)
+                sizes.append(len(batch))
+                if one_s == math.inf:
+                    self.line.fail(batch)
+                else:
+                    self.line.deliver(batch, {}, one_s)
+            return sizes
 
-        asyncio.run(batches())
+        return asyncio.run(batches())
 
     def look(self) -> None:
         self._looked_at += 0.25
         self.line.expire(self._looked_at)
+
+
+def test_batches_grow_while_full_ones_are_quick() -> None:
+    queue = Queue(batch=2000)
+    queue.ask(10_000)
+    quick_s = 0.9 * QUICK_S
+    assert queue.answer(*[quick_s] * 5) == [256, 512, 1024, 2000, 2000]
+    queue.answer(*[quick_s] * 3)
+    queue.ask(10_000)
+    assert queue.answer(quick_s) == [1000], "halved by one that was not full"
+
+
+def test_a_batch_does_not_take_all_who_wait() -> None:
+    """While PostgreSQL looks some up, the worker answers the others."""
+    queue = Queue(batch=2000)
+    queue.ask(256 + 511)
+    assert queue.answer(0.001) == [256]
+    queue.ask(10_000)
+    assert queue.answer(0.001, 0.001) == [256, 512]
+
+
+def test_batches_grow_while_who_comes_is_sent_away() -> None:
+    """There is no line then by which to see how many would like to be in it."""
+    queue = Queue(batch=2000)
+    queue.ask(512)
+    queue.answer(SLOW_S, SLOW_S)
+    queue.look()
+    assert queue.line.is_crowded
+    queue.ask(256)
+    assert queue.answer(0.9 * QUICK_S) == [256]
+    queue.ask(10_000)
+    assert queue.answer(SLOW_S) == [512]
+
+
+def test_batches_shrink_while_full_ones_are_slow() -> None:
+    queue = Queue(batch=2000)
+    queue.ask(10_000)
+    slow_s = 1.1 * SLOW_S
+    assert queue.answer(*[slow_s] * 5) == [256, 128, 64, 32, 32]
+    assert queue.answer(QUICK_S / 2, SLOW_S, SLOW_S) == [32, 64, 64], "between the two they stay"
+
+
+def test_a_batch_that_failed_is_followed_by_a_smaller_one() -> None:
+    queue = Queue(batch=2000)
+    queue.ask(10_000)
+    assert queue.answer(math.inf, SLOW_S) == [256, 128]
+
+
+def test_batches_that_are_not_full_change_nothing() -> None:
+    queue = Queue(batch=2000)
+    for took_s in (0.001, 10.0):
+        queue.ask(255)
+        assert queue.answer(took_s) == [255]
+    queue.ask(10_000)
+    assert queue.answer(SLOW_S) == [256]
+
+
+def test_no_batch_has_more_keys_than_it_may() -> None:
+    queue = Queue(batch=1)
+    queue.ask(10)
+    assert queue.answer(0.001, 10.0, math.inf, 0.001) == [1, 1, 1, 1]
 
 
 def test_a_line_is_no_longer_than_full_batches_promise() -> None:
