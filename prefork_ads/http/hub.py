@@ -3,7 +3,8 @@
 **The sweep** looks at each connection four times a second, for the time it takes and the bytes it
 holds. *Measured*: 0.65 µs each, so 20,000 at once would stop the loop for 13 ms, more than most requests
 take altogether. So it goes in slices of SWEEP_SLICE, and between two of them the loop serves who is
-waiting.
+waiting. Whose time is over costs a hundred times that, and they come in crowds (*measured*, p99 of others
+beside 19,000 of which 600 a second are sent away: 6.6 ms with slices of 512, 4.6 with 64, 2.5 alone).
 
 **Bytes held** are those of incomplete messages, of requests read and not parsed yet, and of answers that
 nobody reads. A connection reports what comes on top (never on the way of a request that arrives in one
@@ -23,7 +24,7 @@ from prefork_ads.http.message import Answers, Handler
 from prefork_ads.http.outbox import Outbox
 
 FEED_SLICE_BYTES = 16 * 1024
-SWEEP_SLICE = 512
+SWEEP_SLICE = 64
 
 
 class Open(Protocol):
