@@ -16,9 +16,9 @@ from overloadlib.crowd import gathered
 from overloadlib.errors import OverloadError
 from overloadlib.load import Plan
 from overloadlib.phases import Phase, run_phase
-from overloadlib.server import Server, started
+from overloadlib.server import Server, slowed, started
 
-PEAK_CONNECTIONS = 64
+PEAK_CONNECTIONS = 500
 WARM_UP_S = 2.0
 RECOVERY_SHARE = 0.5
 RECOVERY_S = 5.0
@@ -127,6 +127,15 @@ def crowded(phase: RunPhase, plan: Plan, cores: list[int], number: int) -> list[
     "ends, half idle; and what 1,500 requests a second of others notice of it.",
 )
 @click.option(
+    "--slowed",
+    "burners",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Let N processes take time from the server's cores, so that the load really is as many "
+    "times what it can do where the load has but one core.",
+)
+@click.option(
     "--url",
     help="A server that runs already, such as http://127.0.0.1:8080; by default "
     "one is started for the run, on half of the cores.",
@@ -146,6 +155,7 @@ def main(
     workload: str,
     connection_per_request: bool,
     crowd: int | None,
+    burners: int,
     url: str | None,
     require: bool,
     json_path: Path | None,
@@ -154,7 +164,7 @@ def main(
     """Ask a server for several times what it can do, and see what it does about it.
 
     The load is open: each request has its moment, whether or not the ones before it were answered, and a
-    deadline, after which its client gives up. First the peak is measured with 64 connections that ask as
+    deadline, after which its client gives up. First the peak is measured with 500 connections that ask as
     fast as they are answered; then comes the overload; then half of the peak, to see how long the server
     takes to get well.
 
@@ -177,6 +187,7 @@ def main(
                 parts = urlsplit(url)
                 server = Server((parts.hostname or "127.0.0.1", parts.port or 80), None, None)
                 load_cores = cores
+            stack.enter_context(slowed(server_cores, burners))
             requests = workloads.BY_NAME[workload](server)
             if connection_per_request:
                 requests = workloads.closing(requests)

@@ -25,9 +25,10 @@ from overloadlib.errors import OverloadError
 
 # A slow one sends a byte so often; its time for a header ends before the header does.
 BYTE_EVERY_S = 2.0
-# So many come at once, and so often: a queue of new connections need not hold them all.
-TOGETHER = 64
-PAUSE_S = 0.02
+# So many come or send at once at most, and so often: people do not act in step, and a burst of thousands
+# would be a measurement of its own.
+TOGETHER = 32
+PAUSE_S = 0.005
 GATHER_LIMIT_S = 120.0
 
 _BEGINNING = b"GET /log HTTP/1.1\r\nHost: overload.example\r\nX-Slow: "
@@ -96,7 +97,9 @@ class _Crowd:
 
     def _send_bytes(self) -> None:
         now = time.monotonic()
-        while self._bytes_due and self._bytes_due[0][0] <= now:
+        for _ in range(TOGETHER):
+            if not self._bytes_due or self._bytes_due[0][0] > now:
+                break
             _, connection = self._bytes_due.popleft()
             if connection.fileno() < 0:
                 continue

@@ -29,6 +29,8 @@ class Phase:
     periods: Sequence[Period]
     # The most that all workers had in memory; None if that cannot be seen.
     memory_bytes: int | None
+    # The most that were open at once; None likewise.
+    connections: int | None = None
 
     @property
     def total(self) -> Period:
@@ -58,7 +60,7 @@ def run_phase(name: str, plan: Plan, server: Server, cores: Sequence[int]) -> Ph
     ]
     for process in processes:
         process.start()
-    with _MemoryWatch(server) as memory:
+    with _Watch(server) as watch:
         parts: list[list[Period]] = [pipe.recv() for pipe in ours]
     for process in processes:
         process.join()
@@ -66,7 +68,7 @@ def run_phase(name: str, plan: Plan, server: Server, cores: Sequence[int]) -> Ph
     for part in parts[1:]:
         for mine, other in zip(periods, part, strict=True):
             mine.add(other)
-    return Phase(name, plan.rate, plan.duration_s, periods, memory.most)
+    return Phase(name, plan.rate, plan.duration_s, periods, watch.memory_bytes, watch.connections)
 
 
 def _work(plan: Plan, start: float, core: int, pipe: "Connection[list[Period], None]") -> None:
@@ -74,16 +76,17 @@ def _work(plan: Plan, start: float, core: int, pipe: "Connection[list[Period], N
     pipe.send(Load(plan).run(start))
 
 
-class _MemoryWatch:
-    """Looks at the server's memory now and then, beside the load."""
+class _Watch:
+    """Looks at the server's memory and connections now and then, beside the load."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
-        self.most: int | None = None
+        self.memory_bytes: int | None = None
+        self.connections: int | None = None
 
-    def __enter__(self) -> "_MemoryWatch":
+    def __enter__(self) -> "_Watch":
         self._thread.start()
         return self
 
@@ -93,6 +96,8 @@ class _MemoryWatch:
 
     def _watch(self) -> None:
         while not self._ended.wait(MEMORY_EVERY_S):
-            now = self._server.memory_bytes()
-            if now is not None:
-                self.most = max(now, self.most or 0)
+            memory_bytes, connections = self._server.memory_bytes(), self._server.connections()
+            if memory_bytes is not None:
+                self.memory_bytes = max(memory_bytes, self.memory_bytes or 0)
+            if connections is not None:
+                self.connections = max(connections, self.connections or 0)

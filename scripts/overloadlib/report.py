@@ -13,6 +13,8 @@ GOODPUT_SHARE = 0.9
 P99_LIMIT_S = 1.0
 RECOVERY_LIMIT_S = 2.0
 MEMORY_GROWTH = 1.5
+# And for each open connection, see docs/tuning.md.
+CONNECTION_BYTES = 4096
 # What a crowd that only takes places may do to the p99 of others.
 CROWD_FACTOR = 2.0
 # A period is well again when all but this share of its requests are answered.
@@ -97,12 +99,12 @@ def verdicts(peak: Phase, over: Phase, after: Phase) -> list[Verdict]:
         ),
     ]
     if peak.memory_bytes is not None and over.memory_bytes is not None:
-        growth = over.memory_bytes / max(1, peak.memory_bytes)
+        limit = MEMORY_GROWTH * peak.memory_bytes + CONNECTION_BYTES * (over.connections or 0)
         found.append(
             Verdict(
-                f"workers' memory at most {MEMORY_GROWTH:g} times that at the peak",
-                f"{growth:.2f}: {over.memory_bytes >> 20} MB",
-                growth <= MEMORY_GROWTH,
+                f"memory {MEMORY_GROWTH:g} x the peak's + 4 KB a connection",
+                f"{over.memory_bytes >> 20} MB of {int(limit) >> 20}; {over.connections or 0:,} open",
+                over.memory_bytes <= limit,
             )
         )
     return found
@@ -145,6 +147,7 @@ def as_json(phases: Sequence[Phase]) -> list[dict[str, Any]]:
             "rate": phase.rate,
             "duration_s": phase.duration_s,
             "memory_bytes": phase.memory_bytes,
+            "connections": phase.connections,
             "p99_s": percentile(phase.total.latencies, 0.99),
             "periods": [
                 {

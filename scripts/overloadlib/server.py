@@ -37,6 +37,12 @@ class Server:
             return None
         return sum(_resident_bytes(pid) for pid in _workers(self._session))
 
+    def connections(self) -> int | None:
+        """How many are open, give or take a few descriptors; None as above."""
+        if self._session is None:
+            return None
+        return sum(_descriptors(pid) for pid in _workers(self._session))
+
     def ids(self, number: int) -> list[str]:
         """Ids of ads that it has."""
         if self._data is None:
@@ -81,6 +87,20 @@ def started(cores: Sequence[int], arguments: Sequence[str]) -> Iterator[Server]:
             _stop(process)
 
 
+@contextlib.contextmanager
+def slowed(cores: Sequence[int], number: int) -> Iterator[None]:
+    """So many processes that do nothing but take these cores' time, each as much as one of the server's."""
+    with contextlib.ExitStack() as running:
+        for place in range(number):
+            process = subprocess.Popen(
+                [sys.executable, "-c", "while True: pass"], start_new_session=True
+            )
+            running.callback(process.wait)
+            running.callback(process.kill)
+            os.sched_setaffinity(process.pid, {cores[place % len(cores)]})
+        yield
+
+
 def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> tuple[str, int]:
     give_up_at = time.monotonic() + START_LIMIT_S
     while time.monotonic() < give_up_at:
@@ -118,3 +138,10 @@ def _resident_bytes(pid: int) -> int:
     except (OSError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _descriptors(pid: int) -> int:
+    try:
+        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return 0
