@@ -28,6 +28,7 @@ from prefork_ads.process import affinity, listener
 
 # Descriptors of a worker besides connections: listener, database, epoll, log, libraries in use.
 _OTHER_DESCRIPTORS = 64
+_DEFAULTS = Config()
 
 # The keeper's connection, and one for whoever wants to look in with psql.
 _OTHER_DATABASE_CONNECTIONS = 2
@@ -282,7 +283,8 @@ def check_settings(config: Config, _: Sources) -> Iterator[Finding]:
         ("max_url", "max_head"),
     ):
         low, high = getattr(config, smaller), getattr(config, larger)
-        if low > high:
+        # What nobody has set is a limit, and no wish.
+        if low > high and low != getattr(_DEFAULTS, smaller):
             yield warn(
                 "settings",
                 f"{OPTIONS[smaller].flag} is {OPTIONS[smaller].show(low)}, which"

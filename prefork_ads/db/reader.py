@@ -36,6 +36,7 @@ Must not know: HTTP, what the rows mean.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
@@ -56,9 +57,11 @@ AWAY_AFTER_S: Final = 1.0
 # How long a lookup may wait in a line that does not get shorter, and how short such a line is made at most.
 STANDS_AFTER_S: Final = 0.4
 SHORTEST_LINE: Final = 64
+# What full batches promise is told from those of so many looks: a large one takes as long as a look is apart.
+LOOKS: Final = 4
 
 # How many keys the first batch may have, and any batch, unless `--read-batch` is less; what a batch may take
-# to be followed by larger ones, and by smaller ones.
+# to be followed by larger ones, and by smaller ones: no more than an eighth and a quarter of the time limit.
 FIRST_BATCH: Final = 256
 SHORTEST_BATCH: Final = 32
 QUICK_S: Final = STANDS_AFTER_S / 2
@@ -98,6 +101,9 @@ class LookupLine(Generic[U]):
         self._most = batch
         self._least = min(SHORTEST_BATCH, batch)
         self._batch = min(FIRST_BATCH, batch)
+        # A batch of twice as many is to end in time, too, and who is in it has waited before.
+        self._quick_s = min(QUICK_S, timeout_s / 8)
+        self._slow_s = min(SLOW_S, timeout_s / 4)
         self._bound = self._bound_now = bound
         self._timeout_s = timeout_s
         self._gauges = gauges
@@ -113,8 +119,9 @@ class LookupLine(Generic[U]):
         self._no_reader_since = self._now
         self._answered = 0
         self._stood = False
-        # Since the last look.
+        # Full batches since the last look, and since the ones before: two at least are to be in them.
         self._full_batches, self._promised_per_s = 0, 0.0
+        self._looks: deque[tuple[int, float]] = deque(maxlen=LOOKS)
 
     @property
     def is_crowded(self) -> bool:
@@ -181,11 +188,11 @@ class LookupLine(Generic[U]):
         if len(batch) >= self._batch and took_s:
             self._full_batches += 1
             self._promised_per_s = max(self._promised_per_s, len(batch) / took_s)
-            if took_s > SLOW_S:
+            if took_s > self._slow_s:
                 self._halve_batches()
-            elif took_s < QUICK_S and (self.is_crowded or len(self._line) >= 2 * self._batch):
+            elif took_s < self._quick_s and (self.is_crowded or len(self._line) >= 2 * self._batch):
                 self._batch = min(2 * self._batch, self._most)
-        elif self._batch > FIRST_BATCH and not self.is_crowded:
+        elif self._batch > FIRST_BATCH and len(self._line) < self._batch and not self.is_crowded:
             self._halve_batches()
         for key, waiting in batch.items():
             row = rows.get(key)
@@ -215,6 +222,7 @@ class LookupLine(Generic[U]):
             self._no_reader_since = time.monotonic()
             # What batches took says nothing about a pause.
             self._bound_now, self._full_batches = self._bound, 0
+            self._looks.clear()
 
     def expire(self, now: float) -> None:
         """Answer those who have waited too long; called a few times a second."""
@@ -261,12 +269,12 @@ class LookupLine(Generic[U]):
             self._bound_now = min(self._bound_now if stands else 2 * self._bound_now, longest)
 
     def _promised(self) -> int:
-        """How long the line may be by the full batches since the last look. One may have met a pause."""
-        batches, self._full_batches = self._full_batches, 0
-        per_s, self._promised_per_s = self._promised_per_s, 0.0
-        if batches < 2:
+        """How long the line may be by the full batches of the last looks. One may have met a pause."""
+        self._looks.append((self._full_batches, self._promised_per_s))
+        self._full_batches, self._promised_per_s = 0, 0.0
+        if sum(one for one, _ in self._looks) < 2:
             return self._bound
-        return min(self._bound, self._in_time(self._readers * per_s))
+        return min(self._bound, self._in_time(self._readers * max(one for _, one in self._looks)))
 
     def _in_time(self, per_s: float) -> int:
         return max(2 * self._batch, SHORTEST_LINE, int(per_s * STANDS_AFTER_S))

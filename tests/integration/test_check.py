@@ -210,6 +210,10 @@ def test_a_data_directory_that_cannot_be(tmp_path: Path) -> None:
     assert f"cannot be created: {tmp_path / 'file'} is not writable" in result.stdout
 
 
+def test_a_default_is_not_doubtful() -> None:
+    assert not list(checks.check_settings(Config(read_queue=10), {}))
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

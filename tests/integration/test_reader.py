@@ -304,9 +304,13 @@ def test_a_line_that_stands_is_cut_from_its_front() -> None:
 class Queue:
     """A line without PostgreSQL: batches take as long as a test says."""
 
-    def __init__(self, *, batch: int = 10, readers: int = 1) -> None:
+    def __init__(self, *, batch: int = 10, readers: int = 1, timeout_s: float = 5.0) -> None:
         self.line: LookupLine[str] = LookupLine(
-            unavailable=AWAY, batch=batch, bound=100_000, timeout_s=5.0, gauges=[0] * len(Gauge)
+            unavailable=AWAY,
+            batch=batch,
+            bound=100_000,
+            timeout_s=timeout_s,
+            gauges=[0] * len(Gauge),
         )
         for _ in range(readers):
             self.line.reader_connected()
@@ -380,6 +384,41 @@ def test_batches_shrink_while_full_ones_are_slow() -> None:
     slow_s = 1.1 * SLOW_S
     assert queue.answer(*[slow_s] * 5) == [256, 128, 64, 32, 32]
     assert queue.answer(QUICK_S / 2, SLOW_S, SLOW_S) == [32, 64, 64], "between the two they stay"
+
+
+def test_a_batch_of_twice_as_many_ends_before_the_time_limit() -> None:
+    queue = Queue(batch=2000, timeout_s=0.4)
+    queue.ask(10_000)
+    assert queue.answer(0.049, 0.051, 0.099, 0.101, 0.051) == [256, 512, 512, 512, 256]
+
+
+def test_a_batch_is_full_by_the_limit_of_when_it_was_taken() -> None:
+    """Another reader's may have changed it since."""
+    queue = Queue(batch=2000, readers=2)
+    queue.ask(20_000)
+
+    async def by_turns() -> list[int]:
+        connection: Any = SimpleNamespace(closed=False)
+        sizes, under_way = [], [await queue.line.take(connection)]
+        for _ in range(8):
+            under_way.append(await queue.line.take(connection))
+            sizes.append(len(under_way[0]))
+            queue.line.deliver(under_way.pop(0), {}, 0.005)
+        return sizes
+
+    assert asyncio.run(by_turns()) == [256, 256, 512, 512, 1024, 1024, 2000, 2000]
+
+
+def test_a_promise_is_kept_while_batches_take_longer_than_a_look_is_apart() -> None:
+    queue = Queue()
+    queue.ask(100)
+    crowded = []
+    for _ in range(4):
+        queue.answer(0.5)
+        for _ in range(2):
+            queue.look()
+            crowded.append(queue.line.is_crowded)
+    assert crowded == [False] * 2 + [True] * 6
 
 
 def test_a_batch_that_failed_is_followed_by_a_smaller_one() -> None:
