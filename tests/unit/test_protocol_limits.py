@@ -2,6 +2,7 @@
 
 import pytest
 
+from prefork_ads.http import hub as hub_module
 from prefork_ads.http.hub import FEED_SLICE_BYTES, SWEEP_SLICE
 from prefork_ads.http.message import Request
 from tests.unit.http_bed import LIMITS, Bed, Client, limits, one_by_one
@@ -484,7 +485,8 @@ def test_answers_that_nobody_reads_have_a_bound_together() -> None:
     assert bed.hub.held == 800_000
 
 
-def test_a_sweep_lets_the_loop_serve_in_between() -> None:
+def test_a_sweep_lets_the_loop_serve_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "SWEEP_TURN_S", 0.0)
     bed = Bed()
     clients = [bed.connect().send(b"GET") for _ in range(3 * SWEEP_SLICE + 1)]
     bed.time += LIMITS.head_timeout_s + 1
@@ -494,7 +496,20 @@ def test_a_sweep_lets_the_loop_serve_in_between() -> None:
     assert all(client.statuses() == [408] for client in clients)
 
 
-def test_a_connection_that_ends_before_its_turn_in_the_sweep() -> None:
+def test_a_sweep_is_not_one_slice_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an overload a round takes a tenth of a second, and limits of time are to hold just then."""
+    monkeypatch.setattr(hub_module, "SWEEP_TURN_S", 1000.0)
+    bed = Bed()
+    clients = [bed.connect().send(b"GET") for _ in range(3 * SWEEP_SLICE + 1)]
+    bed.time += LIMITS.head_timeout_s + 1
+    bed.hub.sweep(bed.time)
+    assert all(client.connection.scheduled for client in clients)
+
+
+def test_a_connection_that_ends_before_its_turn_in_the_sweep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub_module, "SWEEP_TURN_S", 0.0)
     bed = Bed()
     clients = [bed.connect().send(b"GET") for _ in range(SWEEP_SLICE + 1)]
     bed.hub.sweep(bed.time)
