@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from prefork_ads.events.segments import SegmentFile
 
 EXIT_INTERRUPTED = 130
-# When a segment that somebody holds is tried again, once.
+# After what pause those that somebody held are tried again.
 _LOOK_S = 0.1
 FIELDS = (*DATABASE_FIELDS, "journal_dir")
 
@@ -121,7 +121,7 @@ def ship(context: click.Context, /, **flags: str | None) -> None:
     if others:
         click.echo(f"{others:,} segments belong to running workers, who ship them.")
     if taken := len(waiting) - len(outcomes):
-        click.echo(f"{taken:,} segments were taken by somebody else meanwhile, who ships them.")
+        click.echo(f"{taken:,} segments are held by somebody else, who may be shipping them.")
     aside = [outcome for outcome in outcomes if outcome.aside is not None]
     if aside:
         raise JournalDamaged(
@@ -199,15 +199,18 @@ def _ship(
         begins = {file.name: min(known.get(file.name, 0), file.size) for file in waiting}
         total = sum(file.size - begins[file.name] for file in waiting)
         done = rows = 0
-        turns = deque((file, 0.0) for file in waiting)
+        turns = deque((file, False) for file in waiting)
+        paused = False
         while turns:
-            file, pause_s = turns.popleft()
+            file, again = turns.popleft()
             begin = begins[file.name]
-            time.sleep(pause_s)
+            if again and not paused:
+                time.sleep(_LOOK_S)
+                paused = True
             segment = adopt(file.path)
-            if segment is None and not pause_s and file.path.exists():
+            if segment is None and not again and file.path.exists():
                 # A keeper that looks whether it has an owner holds it for a moment.
-                turns.append((file, _LOOK_S))
+                turns.append((file, True))
                 continue
             if segment is not None:
                 with segment:

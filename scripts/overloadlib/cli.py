@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -39,6 +39,12 @@ def _most_connections() -> int:
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted - SPARE_DESCRIPTORS
+
+
+def _refuse_what_goes_ill_together(doubts: Mapping[str, object]) -> None:
+    for words, are in doubts.items():
+        if are:
+            raise click.UsageError(words)
 
 
 def _show(phase: Phase) -> Phase:
@@ -173,6 +179,12 @@ def main(
 
     The load needs cores of its own. With less than two cores the figures say nothing.
     """
+    _refuse_what_goes_ill_together(
+        {
+            "--slowed is for a server that the run starts, not for --url.": url and burners,
+            "--crowd has others that keep their connections.": crowd and connection_per_request,
+        }
+    )
     cores = sorted(os.sched_getaffinity(0))
     half = max(1, len(cores) // 2)
     server_cores, load_cores = cores[:half], cores[half:] or cores

@@ -82,7 +82,10 @@ class _Crowd:
             self._read(file)
 
     def _come(self, *, slow: bool) -> None:
-        connection = socket.socket()
+        try:
+            connection = socket.socket()
+        except OSError as error:
+            raise OverloadError(f"the crowd cannot come: {error}") from None
         try:
             connection.connect(self._address)
             connection.setblocking(False)
@@ -140,14 +143,17 @@ def gathered(
             pipes.append(ours)
             processes.append(context.Process(target=_work, args=(address, size, cores, theirs)))
             processes[-1].start()
+            # Whoever dies is heard of: nobody else has the other end.
+            theirs.close()
         for pipe in pipes:
-            if problem := pipe.recv():
+            if problem := _heard(pipe):
                 raise OverloadError(str(problem))
         yield found
         for pipe in pipes:
-            pipe.send("go")
+            with contextlib.suppress(BrokenPipeError):
+                pipe.send("go")
         for pipe in pipes:
-            seen = pipe.recv()
+            seen = _heard(pipe)
             if not isinstance(seen, Presence):
                 raise OverloadError(seen)
             found.append(seen)
@@ -155,6 +161,13 @@ def gathered(
         for process in processes:
             process.terminate()
             process.join()
+
+
+def _heard(pipe: "Connection[str, Presence | str]") -> Presence | str:
+    try:
+        return pipe.recv()
+    except EOFError:
+        return "a process of the crowd has died"
 
 
 def _work(

@@ -117,8 +117,8 @@ def beside_a_crowd(before: Phase, crowded: Phase, after: Phase) -> list[Verdict]
     found = [
         Verdict(
             "all of the others are answered",
-            f"{crowded.total.good:,} of {crowded.total.sent:,}",
-            crowded.total.good == crowded.total.sent > 0,
+            f"{crowded.total.good:,} of {crowded.total.due:,}",
+            crowded.total.good == crowded.total.due > 0,
         )
     ]
     if alone_s is not None and beside_s is not None:

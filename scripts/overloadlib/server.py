@@ -20,6 +20,8 @@ START_LIMIT_S = 90.0
 STOP_LIMIT_S = 60.0
 POLL_S = 0.05
 ROOT = Path(__file__).resolve().parents[2]
+# Until whoever started it is gone.
+_BURN = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
 _READY = re.compile(r"ready: \d+ workers on http://([\d.]+):(\d+)")
 
 
@@ -93,7 +95,7 @@ def slowed(cores: Sequence[int], number: int) -> Iterator[None]:
     with contextlib.ExitStack() as running:
         for place in range(number):
             process = subprocess.Popen(
-                [sys.executable, "-c", "while True: pass"], start_new_session=True
+                [sys.executable, "-c", _BURN, str(os.getpid())], start_new_session=True
             )
             running.callback(process.wait)
             running.callback(process.kill)

@@ -419,7 +419,7 @@ def test_ship_waits_for_who_only_looks_whether_a_segment_has_an_owner(
         kept = command("ship", *words)
         assert kept.stdout.splitlines() == [
             "0 events from 0 segments were shipped.",
-            "1 segments were taken by somebody else meanwhile, who ships them.",
+            "1 segments are held by somebody else, who may be shipping them.",
         ]
 
         def sleep(_: float) -> None:

@@ -51,6 +51,8 @@ def test_what_others_notice_of_a_crowd() -> None:
     missed = report.beside_a_crowd(alone, much_slower, alone)
     assert [verdict.kept for verdict in missed] == [False] * 2
     assert missed[1].found == "2.10: 21.0 ms, 10.0 ms without"
+    held_up = phase([Period(due=100, sent=5, good=5)] * 10)
+    assert not report.beside_a_crowd(alone, held_up, alone)[0].kept, "the rest was not sent"
     [nobody_asked] = report.beside_a_crowd(alone, phase([period(0, 0)]), alone)
     assert not nobody_asked.kept
 
