@@ -48,6 +48,8 @@ from prefork_ads.metrics import Cells, Counter
 # Of those that nothing is looked up for so many go together. The others are answered where they are read:
 # whoever watches over the length of a round (`http.overload`) sees answers, not what waits here.
 _TOGETHER: Final = 64
+# Of those that were looked up together: in an overload they are thousands, and others want the loop, too.
+_AT_ONCE: Final = 256
 
 # By the status in the first line of an answer.
 _COUNTED: Final = {
@@ -227,7 +229,9 @@ class Serving:
         ready.append(case)
 
     def _answer_all(self) -> None:
-        cases, self._ready = self._ready, []
+        cases, self._ready = self._ready[:_AT_ONCE], self._ready[_AT_ONCE:]
+        if self._ready:
+            self._call_soon(self._answer_all)
         for step in self._steps:
             for case in cases:
                 if case.answer is None:

@@ -4,6 +4,7 @@ The log and the lookup of people are lists that a test looks at.
 """
 
 import json
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -518,6 +519,29 @@ def test_more_requests_than_go_together(server: Server) -> None:
     count = 3 * serving._TOGETHER + 1
     assert together(server, *["/ad?zone=home-top&x=1"] * count) == [200] * count
     assert len(server.logged()) == count
+
+
+def test_more_people_than_are_answered_at_once(server: Server) -> None:
+    """PostgreSQL may answer for thousands at once; others are served in between, and nobody is forgotten."""
+    number = 2 * serving._AT_ONCE + 1
+    head = "GET /ad?zone=home-top&uid={} HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n"
+    clients = [server.bed.connect() for _ in range(number)]
+    for n, client in enumerate(clients):
+        client.send(head.format(uuid.UUID(int=n), BROWSER).encode())
+    assert len(server.asked) == number
+    for _, deliver in server.asked:
+        deliver(PERSON)
+    answered = []
+
+    def look() -> None:
+        answered.append(len(server.logged()))
+        if answered[-1] < number:
+            server.bed.call_soon(look)
+
+    server.bed.call_soon(look)
+    server.bed.tick()
+    assert answered == [serving._AT_ONCE, 2 * serving._AT_ONCE, number]
+    assert [client.statuses() for client in clients] == [[200]] * number
 
 
 def test_one_that_fails_leaves_the_others_alone(
