@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -45,6 +45,23 @@ def _refuse_what_goes_ill_together(doubts: Mapping[str, object]) -> None:
     for words, are in doubts.items():
         if are:
             raise click.UsageError(words)
+
+
+def _elsewhere(url: str) -> Server:
+    parts = urlsplit(url)
+    return Server((parts.hostname or "127.0.0.1", parts.port or 80), None, None)
+
+
+def _judged(phases: Sequence[Phase], *, beside_a_crowd: bool) -> list[report.Verdict]:
+    """What is said of the three phases; it is printed, too."""
+    first, second, last = phases
+    if beside_a_crowd:
+        found = report.beside_a_crowd(first, second, last)
+    else:
+        print(report.offered(first, second))
+        found = report.verdicts(first, second, last)
+    print("\n".join(map(str, found)))
+    return found
 
 
 def _show(phase: Phase) -> Phase:
@@ -195,11 +212,9 @@ def main(
             if url is None:
                 _say("starting a server", 0)
                 server = stack.enter_context(started(server_cores, arguments))
+                stack.enter_context(slowed(server_cores, burners))
             else:
-                parts = urlsplit(url)
-                server = Server((parts.hostname or "127.0.0.1", parts.port or 80), None, None)
-                load_cores = cores
-            stack.enter_context(slowed(server_cores, burners))
+                server, load_cores = _elsewhere(url), cores
             requests = workloads.BY_NAME[workload](server)
             if connection_per_request:
                 requests = workloads.closing(requests)
@@ -221,13 +236,7 @@ def main(
         raise SystemExit(f"overload: {error}") from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    first, second, last = phases
-    if crowd is None:
-        print(report.offered(first, second))
-        found = report.verdicts(first, second, last)
-    else:
-        found = report.beside_a_crowd(first, second, last)
-    print("\n".join(map(str, found)))
+    found = _judged(phases, beside_a_crowd=crowd is not None)
     if json_path is not None:
         json_path.write_text(json.dumps(report.as_json(phases), indent=1) + "\n")
     if require and not all(verdict.kept for verdict in found):
