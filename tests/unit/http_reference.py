@@ -29,6 +29,8 @@ _HOST: Final = re.compile(
 _PATH: Final = re.compile(rb"/[!-\"$-~]*")
 _METHODS: Final = frozenset(b"GET HEAD POST PUT DELETE OPTIONS PATCH".split())
 _MAX_BODY: Final = 64 * 1024
+# What a client of HTTP/2 begins with: RFC 9113, 3.4.
+_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,9 @@ def _message(stream: bytes, at: int) -> tuple[Message | None, int]:
 def _next(pattern: "re.Pattern[bytes]", stream: bytes, at: int) -> tuple["re.Match[bytes]", int]:
     found = pattern.match(stream, at)
     if found is None:
+        if _PREFACE.startswith(stream[at:]) and len(stream) - at < len(_PREFACE):
+            # It has a blank line inside. A client of HTTP/2 may be told so at once, or when it is whole.
+            raise _Either
         # Where the whole part is there nothing can make it fit any more.
         raise _Refused if b"\r\n\r\n" in stream[at:] else _Either
     return found, found.end()

@@ -364,6 +364,14 @@ def test_both_readings_agree_on_the_table(data: bytes) -> None:
     judge(data, [data])
 
 
+def test_both_readings_agree_on_each_beginning_of_http_2() -> None:
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    for end in range(1, len(preface) + 1):
+        judge(preface[:end], [preface[:end]])
+        if end < len(preface):
+            judge(preface[:end] + b"x", [preface[:end] + b"x"])
+
+
 @pytest.mark.timeout(FUZZ_SECONDS + 120)
 def test_mutated_messages_are_read_as_the_second_reading_does() -> None:
     """For a while; a failure names the seed with which it is repeated at once."""
