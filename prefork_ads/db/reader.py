@@ -15,7 +15,7 @@ anybody. *Measured* on one connection: one key per query 3,400 lookups/s, 64 key
   as many behind (or would have, were they not sent away), half as many after a slow one. A reader sends one
   batch a round of the loop, and in an overload rounds are long: with 256 keys at most, half of what
   PostgreSQL could look up was asked of it, and the rest of the requests were sent away, which made the rounds
-  longer still (*measured*, four times the peak: 58 % of the peak was answered in time, now 92 %). But where
+  longer still (*measured*, four times the peak: 58 % of the peak was answered in time, now 93 %). But where
   PostgreSQL takes a millisecond a key, as from a cold disk, thousands of them would miss their deadline; and
   a batch of all who wait has the worker and PostgreSQL wait for each other by turns (*measured*, 500
   connections: 8 % fewer lookups), so after one that was not full they are smaller again.
