@@ -374,6 +374,8 @@ def test_batches_grow_while_who_comes_is_sent_away() -> None:
     assert queue.line.is_crowded
     queue.ask(256)
     assert queue.answer(0.9 * QUICK_S) == [256]
+    queue.ask(100)
+    assert queue.answer(0.01) == [100], "and are not halved by one that is not full"
     queue.ask(10_000)
     assert queue.answer(SLOW_S) == [512]
 
