@@ -52,6 +52,7 @@ from prefork_ads.metrics import About, Counter, Gauge, exposition
 from prefork_ads.process.accept_queue import AcceptQueue, has_left
 from prefork_ads.process.adserving import AdServing
 from prefork_ads.process.context import ChildContext
+from prefork_ads.process.garbage import Garbage
 from prefork_ads.process.journaling import Journaling
 from prefork_ads.process.listener import ACCEPT_GRACE_S, refuse_new
 from prefork_ads.process.log import logger
@@ -336,6 +337,7 @@ class Worker:
         """Heartbeat, clocks and time limits: proof that this loop is not blocked."""
         seat, hub = self._context.seat, self._hub
         vitals = Vitals(self._counters, self._gauges, SWEEP_S)
+        garbage = Garbage(time.monotonic())
         allowance = _allowance(self._config)
         answered_before, since = self._answered(), time.monotonic()
         next_second = 0.0
@@ -346,6 +348,7 @@ class Worker:
                 self._context.beat()
             hub.sweep(now)
             vitals.look(now)
+            garbage.look(now)
             hub.is_gone = has_left if self._accept_queue.is_cut else None
             if too_many := self._accept_queue.look(now, self._counters[Counter.CONNECTIONS]):
                 self._shed_waiting(too_many)
