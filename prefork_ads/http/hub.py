@@ -26,7 +26,7 @@ from prefork_ads.http.message import Answers, Handler
 from prefork_ads.http.outbox import Outbox
 
 FEED_SLICE_BYTES = 16 * 1024
-SWEEP_SLICE = 16
+SWEEP_SLICE = 4
 SWEEP_TURN_S = 0.0005
 
 

@@ -105,6 +105,8 @@ def crowded(phase: RunPhase, plan: Plan, cores: list[int], number: int) -> list[
     alone = others("alone")
     print(f"a crowd of {number:,} gathers …", file=sys.stderr, flush=True)
     with gathered(plan.address, number, cores, plan.max_connections) as parts:
+        # Who comes right behind 19,000 waits until they are accepted, and asked is what they do afterwards.
+        phase("the crowd is there", OTHERS_PER_S, WARM_UP_S, OTHERS_CONNECTIONS)
         beside = others("beside the crowd")
     least, sent_away = sum(part.least for part in parts), sum(part.sent_away for part in parts)
     phase("the crowd leaves", OTHERS_PER_S, WARM_UP_S, OTHERS_CONNECTIONS)

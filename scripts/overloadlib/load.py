@@ -22,6 +22,8 @@ from array import array
 from collections import deque
 from dataclasses import dataclass, field
 
+from overloadlib.alarm import Alarm
+
 # Figures are kept for periods of this length.
 PERIOD_S = 0.1
 # One round sends no more than this before it looks for answers.
@@ -88,6 +90,8 @@ class Load:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._epoll = select.epoll()
+        self._alarm = Alarm()
+        self._epoll.register(self._alarm.file, select.EPOLLIN)
         self._clients: dict[int, _Client] = {}
         self._idle: list[_Client] = []
         self._deadlines: deque[tuple[float, _Client]] = deque()
@@ -110,9 +114,12 @@ class Load:
                 client = self._clients.get(file)
                 if client is not None:
                     self._serve(client, events)
+                elif file == self._alarm.file:
+                    self._alarm.heard()
         for client in list(self._clients.values()):
             self._drop(client)
         self._epoll.close()
+        self._alarm.close()
         return self.periods
 
     def _ask(self, now: float, done: int) -> int:
@@ -133,10 +140,13 @@ class Load:
         return missed + sent
 
     def _pause(self, done: int) -> float:
-        """How long there is nothing to send."""
-        if self._plan.rate is None:
-            return 0.01
-        return min(0.01, max(0.0, self._start + done / self._plan.rate - time.monotonic()))
+        """How long to wait for answers at most. The alarm goes off when the next request is due."""
+        if self._plan.rate is not None:
+            due_in_s = self._start + (done + 1) / self._plan.rate - time.monotonic()
+            if due_in_s <= 0:
+                return 0.0
+            self._alarm.set(due_in_s)
+        return 0.01
 
     # -- one request -------------------------------------------------------------------------------
 
