@@ -156,6 +156,7 @@ class Traffic:
             "places": [{"zone": zone} for zone in page.zones],
             "page": page.url,
             "keywords": page.keywords,
+            "values": {"section": page.section},
         }
         if visitor.uid:
             question["uid"] = visitor.uid

@@ -44,14 +44,26 @@ _LANGUAGES: Final = (
 
 _LANTERN, _TRAILHEAD = "https://lantern.example", "https://trailhead.example"
 _STORY: Final = ("article-inline", "article-native")
-# Zones of one page, where it stands, and what it is about.
+# How many of a hundred pages, zones of the page, where it stands, its section and what it is about.
 _PAGES: Final = (
-    (30, ("home-top", "home-side", "footer"), f"{_LANTERN}/", ("news",)),
-    (20, (*_STORY, "article-side"), f"{_LANTERN}/politics/", ("news", "politics")),
-    (14, (*_STORY, "footer"), f"{_LANTERN}/sports/", ("sports", "football")),
-    (12, ("article-inline", "article-side"), f"{_LANTERN}/travel/", ("travel", "summer")),
-    (10, _STORY, f"{_LANTERN}/food/", ("food", "recipes")),
-    (14, ("trail-top", "trail-side", "trail-native"), f"{_TRAILHEAD}/stories/", ("hiking",)),
+    (26, ("home-top", "home-side", "footer"), f"{_LANTERN}/", "news", ("news",)),
+    (16, (*_STORY, "article-side"), f"{_LANTERN}/politics/", "politics", ("news", "politics")),
+    (2, ("home-top", *_STORY), f"{_LANTERN}/politics/live/", "politics", ("election", "live")),
+    (12, (*_STORY, "footer"), f"{_LANTERN}/sports/", "sport", ("sport", "football")),
+    (10, ("article-inline", "article-side"), f"{_LANTERN}/travel/", "travel", ("travel", "summer")),
+    (8, (*_STORY, "article-side"), f"{_LANTERN}/business/", "business", ("energy", "housing")),
+    (6, _STORY, f"{_LANTERN}/food/", "food", ("food", "recipes")),
+    (4, (*_STORY, "footer"), f"{_LANTERN}/culture/", "culture", ("books", "culture")),
+    (2, ("article-inline", "article-side"), f"{_LANTERN}/health/", "health", ("family", "health")),
+    (2, ("article-inline", "article-side"), f"{_LANTERN}/home/", "home", ("design", "home")),
+    (2, ("article-inline", "article-side"), f"{_LANTERN}/cars/", "cars", ("cars",)),
+    (
+        10,
+        ("trail-top", "trail-side", "trail-native"),
+        f"{_TRAILHEAD}/stories/",
+        "outdoors",
+        ("hiking",),
+    ),
 )
 
 
@@ -61,6 +73,7 @@ class Page:
 
     zones: tuple[str, ...]
     url: str
+    section: str
     keywords: tuple[str, ...]
 
 
@@ -116,12 +129,12 @@ def _moment(source: random.Random) -> float:
 
 
 def _page(source: random.Random) -> Page:
-    zones, url, keywords = source.choices(
+    zones, url, section, keywords = source.choices(
         [page[1:] for page in _PAGES], [page[0] for page in _PAGES]
     )[0]
     if not url.endswith("example/"):
         url = f"{url}{source.randint(1, 400)}"
-    return Page(zones, url, keywords)
+    return Page(zones, url, section, keywords)
 
 
 def _one_of(shares: tuple[tuple[int, str], ...], source: random.Random) -> str:
