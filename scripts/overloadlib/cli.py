@@ -47,6 +47,11 @@ def _refuse_what_goes_ill_together(doubts: Mapping[str, object]) -> None:
             raise click.UsageError(words)
 
 
+def _is_given(option: str) -> bool:
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not click.core.ParameterSource.DEFAULT
+
+
 def _elsewhere(url: str) -> Server:
     parts = urlsplit(url)
     return Server((parts.hostname or "127.0.0.1", parts.port or 80), None, None)
@@ -202,6 +207,7 @@ def main(
         {
             "--slowed is for a server that the run starts, not for --url.": url and burners,
             "--crowd has others that keep their connections.": crowd and connection_per_request,
+            "--crowd is no overload: it has no --factor.": crowd and _is_given("factor"),
         }
     )
     cores = sorted(os.sched_getaffinity(0))
