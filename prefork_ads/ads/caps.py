@@ -27,7 +27,7 @@ that may be capped; one who has seen nothing capped 1 µs.
 Must not know: SQL, requests.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -144,7 +144,8 @@ class Caps:
         self._remember((uid, campaign.id, campaign.advertiser_id, decision, at_s))
 
     def _remember(self, seen: _Seen) -> None:
-        self._by_user[seen[_UID]] = (*self._by_user.get(seen[_UID], ()), seen)
+        # Not (*theirs, seen): that makes a list first (*measured*: of 10,000 162 µs and not 46).
+        self._by_user[seen[_UID]] = self._by_user.get(seen[_UID], ()) + (seen,)  # noqa: RUF005
         self._in_order.append(seen)
 
     # -- counting ----------------------------------------------------------------------------------
@@ -275,21 +276,27 @@ class Caps:
         while shipped and shipped[0][0] <= at_s - self._keep_s:
             self._counted_s = shipped.popleft()[1]
         in_order, by_user = self._in_order, self._by_user
+        # Both stand in the order in which they were decided: what goes is the first of a person's.
+        several: Counter[str] = Counter()
         while in_order and in_order[0][_AT_S] < self._counted_s:
             uid = in_order.popleft()[_UID]
-            # Both stand in the order in which they were decided: it is the first of that person's.
-            theirs = by_user[uid]
-            if len(theirs) > 1:
-                by_user[uid] = theirs[1:]
+            if len(by_user[uid]) > 1:
+                several[uid] += 1
             else:
                 del by_user[uid]
+        for uid, number in several.items():
+            theirs = by_user.pop(uid)[number:]
+            if theirs:
+                by_user[uid] = theirs
 
     def _move_back_to(self, at_s: float) -> None:
-        in_order = [(*seen[:_AT_S], min(seen[_AT_S], at_s)) for seen in self._in_order]
-        self._in_order.clear()
-        self._by_user.clear()
-        for seen in in_order:
-            self._remember(seen)
+        by_user: dict[str, list[_Seen]] = {}
+        for _ in range(len(self._in_order)):
+            uid, campaign, advertiser, decision, seen_at_s = self._in_order.popleft()
+            seen = (uid, campaign, advertiser, decision, min(seen_at_s, at_s))
+            self._in_order.append(seen)
+            by_user.setdefault(uid, []).append(seen)
+        self._by_user = {uid: tuple(theirs) for uid, theirs in by_user.items()}
 
 
 class _Counted:

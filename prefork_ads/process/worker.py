@@ -52,7 +52,7 @@ from prefork_ads.metrics import About, Counter, Gauge, exposition
 from prefork_ads.process.accept_queue import AcceptQueue, has_left
 from prefork_ads.process.adserving import AdServing
 from prefork_ads.process.context import ChildContext
-from prefork_ads.process.garbage import Garbage
+from prefork_ads.process.garbage import ALL_EVERY_S, Garbage
 from prefork_ads.process.journaling import Journaling
 from prefork_ads.process.listener import ACCEPT_GRACE_S, refuse_new
 from prefork_ads.process.log import logger
@@ -337,7 +337,9 @@ class Worker:
         """Heartbeat, clocks and time limits: proof that this loop is not blocked."""
         seat, hub = self._context.seat, self._hub
         vitals = Vitals(self._counters, self._gauges, SWEEP_S)
-        garbage = Garbage(time.monotonic())
+        # Not all workers at the same moment.
+        half_s = ALL_EVERY_S / 2
+        garbage = Garbage(time.monotonic() + half_s + secrets.randbelow(int(half_s)))
         allowance = _allowance(self._config)
         answered_before, since = self._answered(), time.monotonic()
         next_second = 0.0

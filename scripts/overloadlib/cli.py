@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -54,7 +55,11 @@ def _is_given(option: str) -> bool:
 
 def _elsewhere(url: str) -> Server:
     parts = urlsplit(url)
-    return Server((parts.hostname or "127.0.0.1", parts.port or 80), None, None)
+    try:
+        host = socket.gethostbyname(parts.hostname or "127.0.0.1")
+    except OSError as error:
+        raise OverloadError(f"{parts.hostname} has no IPv4 address: {error}") from None
+    return Server((host, parts.port or 80), None, None)
 
 
 def _judged(phases: Sequence[Phase], *, beside_a_crowd: bool) -> list[report.Verdict]:
@@ -110,7 +115,7 @@ def crowded(phase: RunPhase, plan: Plan, cores: list[int], number: int) -> list[
     alone = others("alone")
     print(f"a crowd of {number:,} gathers …", file=sys.stderr, flush=True)
     with gathered(plan.address, number, cores, plan.max_connections) as parts:
-        # Who comes right behind 19,000 waits until they are accepted, and asked is what they do afterwards.
+        # What it costs that thousands come is not measured: the question is what they cost once there.
         phase("the crowd is there", OTHERS_PER_S, WARM_UP_S, OTHERS_CONNECTIONS)
         beside = others("beside the crowd")
     least, sent_away = sum(part.least for part in parts), sum(part.sent_away for part in parts)

@@ -30,6 +30,8 @@ PERIOD_S = 0.1
 BURST = 128
 LATE_S = 0.25
 READ_BYTES = 65536
+# How long it waits at most when there is nothing to do.
+REST_S = 0.01
 # A client that gave up; in place of the moment its request was due.
 _NONE = -1.0
 
@@ -108,9 +110,11 @@ class Load:
             self._give_up(now)
             if now < end:
                 done += self._ask(now, done)
-            elif not self._deadlines:
+            elif len(self._idle) == len(self._clients):
+                # Nobody waits for an answer any more.
                 break
-            for file, events in self._epoll.poll(self._pause(done), 512):
+            pause_s = self._pause(done) if now < end else REST_S
+            for file, events in self._epoll.poll(pause_s, 512):
                 client = self._clients.get(file)
                 if client is not None:
                     self._serve(client, events)
@@ -130,7 +134,7 @@ class Load:
             for _ in range(min(BURST, free)):
                 self._send(now)
             return 0
-        due = int((now - self._start) * rate) - done
+        due = int((now - self._start) * rate) + 1 - done
         missed = max(0, due - int(LATE_S * rate))
         for number in range(missed):
             self._period(self._start + (done + number) / rate).due += 1
@@ -142,11 +146,11 @@ class Load:
     def _pause(self, done: int) -> float:
         """How long to wait for answers at most. The alarm goes off when the next request is due."""
         if self._plan.rate is not None:
-            due_in_s = self._start + (done + 1) / self._plan.rate - time.monotonic()
+            due_in_s = self._start + done / self._plan.rate - time.monotonic()
             if due_in_s <= 0:
                 return 0.0
             self._alarm.set(due_in_s)
-        return 0.01
+        return REST_S
 
     # -- one request -------------------------------------------------------------------------------
 
