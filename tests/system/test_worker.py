@@ -113,7 +113,8 @@ def test_a_worker_that_starts_without_postgres_serves_and_recovers(
 def test_what_postgres_did_not_take_at_the_end_is_in_a_file(
     gate: Gate, database: Database, number: signal.Signals
 ) -> None:
-    with Server(*NO_JOURNAL, "--drain-timeout-s", "3", dsn=gate.dsn, workers=1) as server:
+    # A tenth of it is what is left to write the file and to end in.
+    with Server(*NO_JOURNAL, "--drain-timeout-s", "8", dsn=gate.dsn, workers=1) as server:
         assert status(server.port, "/log?n=0") == 204
         wait_until(lambda: rows(database) == ["0"], "the first row")
         gate.shut()
