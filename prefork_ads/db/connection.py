@@ -1,6 +1,7 @@
 """One private aiopg connection with its one cursor, owned by one task.
 
-Everything peculiar about aiopg 1.4 and libpq's asynchronous mode stays in this module. *Measured*:
+Everything peculiar about aiopg 1.4 and libpq's asynchronous mode stays in this module, but for their
+descriptors (`descriptor`). *Measured*:
 
 - a statement ended by the server's `statement_timeout` arrives as `asyncio.CancelledError`, which looks
   like the task being cancelled; the real cause is its `__context__`;
@@ -51,11 +52,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import aiopg
 import psycopg2
 import psycopg2.extensions
 
 from prefork_ads.db.copy_in import CopyLost, CopyRefused, copy_in
+from prefork_ads.db.descriptor import Connection
 from prefork_ads.db.hosts import Parameters, State, Wanted, refusal, servers, where
 from prefork_ads.db.queries import query
 from prefork_ads.errors import ConfigError, DatabaseUnavailable
@@ -123,7 +124,7 @@ class AsyncConnection:
 
     _looking: asyncio.TimerHandle
 
-    def __init__(self, connection: aiopg.Connection, cursor: Any) -> None:
+    def __init__(self, connection: Connection, cursor: Any) -> None:
         self._connection = connection
         self._cursor = cursor
         # It will do if there is no better one.
@@ -218,6 +219,15 @@ class AsyncConnection:
         await notifies.get()
         while not notifies.empty():
             notifies.get_nowait()
+
+    def hear(self) -> None:
+        """Look for what `notified` waits for, behind a statement: nobody else does before the next one.
+
+        psycopg2 takes notifications out of what it has received before it reads the answer there, and not
+        behind it. So one that was received in one piece with an answer lies there.
+        """
+        if not self.closed:
+            self._connection._ready(self._connection._weakref)
 
     @property
     def closed(self) -> bool:
@@ -359,7 +369,7 @@ async def _knock(parameters: Parameters, until: float) -> None:
             raise ConnectionLost(reason) from None
 
 
-async def _connect(parameters: Parameters, role: str, until: float) -> aiopg.Connection:
+async def _connect(parameters: Parameters, role: str, until: float) -> Connection:
     dsn = psycopg2.extensions.make_dsn(
         **{
             "application_name": role,
@@ -374,9 +384,11 @@ async def _connect(parameters: Parameters, role: str, until: float) -> aiopg.Con
         }
     )
     try:
-        return await aiopg.connect(
-            dsn, timeout=_left_s(until), enable_json=False, enable_hstore=False, enable_uuid=False
+        connection = Connection(
+            dsn, _left_s(until), enable_json=False, enable_hstore=False, enable_uuid=False
         )
+        await connection
+        return connection
     except TimeoutError:
         raise ConnectionLost("it takes the connection and does not answer") from None
     except psycopg2.Error as error:

@@ -1,8 +1,11 @@
 """Connections that cannot be opened, or end at the wrong moment: what the owners of one get to see."""
 
 import asyncio
+import fcntl
 import os
 import socket
+import sys
+import termios
 from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +25,7 @@ from prefork_ads.errors import DatabaseUnavailable
 from tests.cluster import Cluster, Postgres, together
 from tests.conftest import Database
 from tests.proxy import Proxy
+from tests.support import wait_until
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -41,6 +45,39 @@ def swallows_packets() -> Iterator[str]:
             waiting.setblocking(False)
             waiting.connect_ex(hole.getsockname())
         yield f"host=127.0.0.1 port={hole.getsockname()[1]} dbname=x"
+
+
+def test_a_notification_that_came_behind_an_answer_in_one_piece_is_heard(
+    database: Database,
+) -> None:
+    """Whoever is late reads both at once, and psycopg2 looks for notifications before it reads the answer."""
+
+    def state() -> list[tuple[Any, ...]]:
+        return database.fetch(
+            "SELECT state FROM pg_stat_activity WHERE application_name = 'listener'"
+        )
+
+    def unread(descriptor: int) -> int:
+        return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+    async def scenario() -> None:
+        connection = await open_connection(database.dsn, role="listener", set_up=("LISTEN told",))
+        descriptor = connection._connection.raw.fileno()
+        asking = asyncio.create_task(connection.execute("SELECT pg_sleep(0.2)", {}, timeout_s=30))
+        while state() != [("active",)]:  # noqa: ASYNC110 - PostgreSQL has no event for it
+            await asyncio.sleep(0)
+        # From here on nothing is read until all is there.
+        wait_until(lambda: state() == [("idle",)], "the end of the statement")
+        answer = unread(descriptor)
+        database.execute("NOTIFY told")
+        wait_until(lambda: unread(descriptor) > answer > 0, "the notification")
+        await asking
+        connection.hear()
+        async with asyncio.timeout(10):
+            await connection.notified()
+        connection.close()
+
+    run(scenario())
 
 
 @contextmanager
