@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 
 from overloadlib.load import Load, Period, Plan
 from overloadlib.server import Server
+from overloadlib.slow import Slowed
 
 LEAD_S = 0.5
 MEMORY_EVERY_S = 0.2
@@ -31,6 +32,8 @@ class Phase:
     memory_bytes: int | None
     # The most that were open at once; None likewise.
     connections: int | None = None
+    # How fast the server's cores were, to compare phases with each other; None if that was not seen.
+    speed: float | None = None
 
     @property
     def total(self) -> Period:
@@ -44,7 +47,7 @@ class Phase:
         return self.total.good / self.duration_s
 
 
-def run_phase(name: str, plan: Plan, server: Server, cores: Sequence[int]) -> Phase:
+def run_phase(name: str, plan: Plan, server: Server, cores: Sequence[int], pace: Slowed) -> Phase:
     """Carry out a plan for all cores together."""
     share = replace(
         plan,
@@ -60,15 +63,20 @@ def run_phase(name: str, plan: Plan, server: Server, cores: Sequence[int]) -> Ph
     ]
     for process in processes:
         process.start()
+    time.sleep(max(0.0, start - time.monotonic()))
+    mark = pace.mark()
     with _Watch(server) as watch:
         parts: list[list[Period]] = [pipe.recv() for pipe in ours]
+    speed = pace.speed_since(mark)
     for process in processes:
         process.join()
     periods = parts[0]
     for part in parts[1:]:
         for mine, other in zip(periods, part, strict=True):
             mine.add(other)
-    return Phase(name, plan.rate, plan.duration_s, periods, watch.memory_bytes, watch.connections)
+    return Phase(
+        name, plan.rate, plan.duration_s, periods, watch.memory_bytes, watch.connections, speed
+    )
 
 
 def _work(plan: Plan, start: float, core: int, pipe: "Connection[list[Period], None]") -> None:
@@ -95,9 +103,10 @@ class _Watch:
         self._thread.join()
 
     def _watch(self) -> None:
+        # Linux has this for each thread: the load on this core goes first.
+        os.nice(19)
         while not self._ended.wait(MEMORY_EVERY_S):
-            memory_bytes, connections = self._server.memory_bytes(), self._server.connections()
-            if memory_bytes is not None:
-                self.memory_bytes = max(memory_bytes, self.memory_bytes or 0)
-            if connections is not None:
-                self.connections = max(connections, self.connections or 0)
+            usage = self._server.usage()
+            if usage is not None:
+                self.memory_bytes = max(usage.memory_bytes, self.memory_bytes or 0)
+                self.connections = max(usage.connections, self.connections or 0)

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from overloadlib.errors import OverloadError
 
@@ -20,9 +21,15 @@ START_LIMIT_S = 90.0
 STOP_LIMIT_S = 60.0
 POLL_S = 0.05
 ROOT = Path(__file__).resolve().parents[2]
-# Until whoever started it is gone.
-_BURN = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
 _READY = re.compile(r"ready: \d+ workers on http://([\d.]+):(\d+)")
+
+
+class Usage(NamedTuple):
+    """What workers take."""
+
+    memory_bytes: int
+    # Open ones, give or take a few descriptors.
+    connections: int
 
 
 class Server:
@@ -33,17 +40,12 @@ class Server:
         self._session = session
         self._data = data
 
-    def memory_bytes(self) -> int | None:
-        """What all its workers have in memory; None for a server that is not ours to look into."""
+    def usage(self) -> Usage | None:
+        """What all its workers take together; None for a server that is not ours to look into."""
         if self._session is None:
             return None
-        return sum(_resident_bytes(pid) for pid in _workers(self._session))
-
-    def connections(self) -> int | None:
-        """How many are open, give or take a few descriptors; None as above."""
-        if self._session is None:
-            return None
-        return sum(_descriptors(pid) for pid in _workers(self._session))
+        workers = list(_workers(self._session))
+        return Usage(sum(map(_resident_bytes, workers)), sum(map(_descriptors, workers)))
 
     def ids(self, number: int) -> list[str]:
         """Ids of ads that it has."""
@@ -89,20 +91,6 @@ def started(cores: Sequence[int], arguments: Sequence[str]) -> Iterator[Server]:
             _stop(process)
 
 
-@contextlib.contextmanager
-def slowed(cores: Sequence[int], number: int) -> Iterator[None]:
-    """So many processes that do nothing but take these cores' time, each as much as one of the server's."""
-    with contextlib.ExitStack() as running:
-        for place in range(number):
-            process = subprocess.Popen(
-                [sys.executable, "-c", _BURN, str(os.getpid())], start_new_session=True
-            )
-            running.callback(process.wait)
-            running.callback(process.kill)
-            os.sched_setaffinity(process.pid, {cores[place % len(cores)]})
-        yield
-
-
 def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> tuple[str, int]:
     give_up_at = time.monotonic() + START_LIMIT_S
     while time.monotonic() < give_up_at:
@@ -143,7 +131,9 @@ def _resident_bytes(pid: int) -> int:
 
 
 def _descriptors(pid: int) -> int:
+    """Linux says how many there are since 6.2. Before, they have to be listed, which takes 2 µs each."""
+    folder = Path(f"/proc/{pid}/fd")
     try:
-        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+        return folder.stat().st_size or sum(1 for _ in folder.iterdir())
     except OSError:
         return 0
