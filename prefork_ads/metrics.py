@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, auto, unique
 from itertools import accumulate
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Cells(Protocol):
@@ -86,6 +86,28 @@ class Counter(IntEnum):
     DECISIONS_FILTERED = auto()
     AD_NO_ZONE = auto()
     AD_REDIRECTED = auto()
+    # Beacons, clicks and conversions, by the status they were answered with.
+    TRACK_200 = auto()
+    TRACK_204 = auto()
+    TRACK_302 = auto()
+    TRACK_400 = auto()
+    TRACK_403 = auto()
+    TRACK_404 = auto()
+    TRACK_410 = auto()
+    TRACK_503 = auto()
+
+
+# By the status; a status that is not here is none that tracking answers with.
+TRACK_ANSWERS: Final = {
+    200: Counter.TRACK_200,
+    204: Counter.TRACK_204,
+    302: Counter.TRACK_302,
+    400: Counter.TRACK_400,
+    403: Counter.TRACK_403,
+    404: Counter.TRACK_404,
+    410: Counter.TRACK_410,
+    503: Counter.TRACK_503,
+}
 
 
 @unique
@@ -155,7 +177,8 @@ LOOKUP_KEYS = Histogram(LOOKUP_MICROSECONDS.end, _SIZES)
 INSERT_MICROSECONDS = Histogram(LOOKUP_KEYS.end, _TIMES)
 INSERT_ROWS = Histogram(INSERT_MICROSECONDS.end, _SIZES)
 LOOP_LAG_MICROSECONDS = Histogram(INSERT_ROWS.end, _TIMES)
-CELLS = LOOP_LAG_MICROSECONDS.end
+TRACK_MICROSECONDS = Histogram(LOOP_LAG_MICROSECONDS.end, _TIMES)
+CELLS = TRACK_MICROSECONDS.end
 
 # For who reads a seat from outside and may be of another version than who counts in it.
 HISTOGRAMS = {
@@ -166,6 +189,7 @@ HISTOGRAMS = {
     "insert_microseconds": INSERT_MICROSECONDS,
     "insert_rows": INSERT_ROWS,
     "loop_lag_microseconds": LOOP_LAG_MICROSECONDS,
+    "track_microseconds": TRACK_MICROSECONDS,
 }
 
 
@@ -220,7 +244,7 @@ def _largest(values: Iterable[int]) -> int:
 _FAMILIES = (
     _Family(
         "prefork_ads_requests_total",
-        "Requests answered by an endpoint.",
+        "Requests answered by an endpoint; track: beacons, clicks and conversions.",
         (
             _answers("ad", 200, Counter.AD_FOUND),
             _answers("ad", 204, Counter.AD_UNKNOWN),
@@ -231,6 +255,7 @@ _FAMILIES = (
             _answers("log", 204, Counter.LOG_ACCEPTED),
             _answers("log", 400, Counter.LOG_MALFORMED),
             _answers("log", 503, Counter.LOG_UNAVAILABLE),
+            *(_answers("track", status, counter) for status, counter in TRACK_ANSWERS.items()),
         ),
     ),
     _Family(
@@ -239,6 +264,7 @@ _FAMILIES = (
         (
             _Series(AD_MICROSECONDS, 'endpoint="ad"', _MILLION),
             _Series(LOG_MICROSECONDS, 'endpoint="log"', _MILLION),
+            _Series(TRACK_MICROSECONDS, 'endpoint="track"', _MILLION),
         ),
     ),
     _Family(

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import orjson
 
+from prefork_ads.ads.answered import counted
 from prefork_ads.ads.asking import UUID, without
 from prefork_ads.ads.catalog import Catalog
 from prefork_ads.ads.current import Current
@@ -96,7 +97,8 @@ class Conversions:
         # Of the catalog that they were read from.
 
     def routes(self) -> Routes:
-        return {b"/conv": {b"GET": self.conversion, b"POST": self.conversion}}
+        routes = {b"/conv": {b"GET": self.conversion, b"POST": self.conversion}}
+        return counted(routes, self._counters)
 
     def conversion(self, request: Request) -> bytes:
         """A dot, or 204 for POST, once the conversion is in the log."""

@@ -16,7 +16,7 @@
 - HEAD asks and does nothing: scanners of links send it, and would take the place of the person's own click.
 - The line is in the log before the answer. When the log cannot take it the answer is 503, for a click too.
 
-*Measured* (Python 3.11): 14 µs an impression with its line, 30 µs a click whose URL has five macros; 6 µs to
+*Measured* (Python 3.11): 15 µs an impression with its line, 32 µs a click whose URL has five macros; 6 µs to
 refuse what was altered.
 
 Must not know: transports, SQL, how anything was decided.
@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Final
 
 from prefork_ads.ads import macros
+from prefork_ads.ads.answered import counted
 from prefork_ads.ads.asking import page_of
 from prefork_ads.ads.catalog import Catalog, Creative
 from prefork_ads.ads.current import Current
@@ -99,11 +100,12 @@ class Tracking:
         self._pixel = Pixel(answers)
 
     def routes(self) -> Routes:
-        return {
+        routes = {
             b"/i/*": {b"GET": self.impression, b"POST": self.impression},
             b"/v/*": {b"GET": self.viewable, b"POST": self.viewable},
             b"/c/*": {b"GET": self.click},
         }
+        return counted(routes, self._counters)
 
     # -- handlers ----------------------------------------------------------------------------------
 

@@ -103,10 +103,16 @@ def ship(context: click.Context, /, **flags: str | None) -> None:
     waiting = [file for file in found if not file.alive]
     others = len(found) - len(waiting)
     outcomes: list[Outcome] = []
+    failed = 0
     if waiting:
         with _migrated(config) as dsn, Progress(sys.stderr, "shipped", size=True) as progress:
             try:
                 for outcome in _ship(config, dsn, waiting, progress):
+                    if isinstance(outcome, str):
+                        failed += 1
+                        progress.close()
+                        say(outcome)
+                        continue
                     outcomes.append(outcome)
                     for worth_a_look, words in outcome.in_words():
                         if worth_a_look:
@@ -120,14 +126,22 @@ def ship(context: click.Context, /, **flags: str | None) -> None:
     click.echo(f"{rows:,} events from {len(outcomes):,} segments were shipped.")
     if others:
         click.echo(f"{others:,} segments belong to running workers, who ship them.")
-    if taken := len(waiting) - len(outcomes):
+    if taken := len(waiting) - len(outcomes) - failed:
         click.echo(f"{taken:,} segments are held by somebody else, who may be shipping them.")
     aside = [outcome for outcome in outcomes if outcome.aside is not None]
-    if aside:
-        raise JournalDamaged(
-            f"{len(aside)} of them are damaged and were set aside in"
-            f" {config.journal_path / segments.DAMAGED}. Their good lines are in the table."
+    damage = (
+        f"{len(aside)} of them are damaged and were set aside in"
+        f" {config.journal_path / segments.DAMAGED}. Their good lines are in the table."
+    )
+    if failed:
+        if aside:
+            say(damage)
+        raise DataDirError(
+            f"{counted(failed, 'segment', 'segments')} could not be shipped, for the reasons above."
+            " Mend that and run the same command again: it goes on from there."
         )
+    if aside:
+        raise JournalDamaged(damage)
 
 
 @journal.command(
@@ -142,7 +156,8 @@ def verify(context: click.Context, /, **flags: str | None) -> None:
     """Read every segment and name each line that is not an event.
 
     Needs no database and changes nothing, also beside a running server. Segments that were set aside
-    count until somebody has removed them. The exit status is 0, or 65 when something is damaged.
+    count until somebody has removed them. The exit status is 0, 65 when something is damaged, or 72 when
+    nothing is but a segment could not be read.
     """
     config, sources = settings(context, flags)
     from prefork_ads.events import inspection, segments  # noqa: PLC0415 - help stays fast
@@ -153,14 +168,20 @@ def verify(context: click.Context, /, **flags: str | None) -> None:
         damaged = inspection.list_damaged(config.journal_path)
         files: list[SegmentFile | DamagedFile] = [*found, *damaged]
         total = sum(file.size for file in files)
-        read = events = bad = 0
+        read = events = bad = unread = 0
         alive = {file.path for file in found if file.alive}
         for file in files:
 
             def show(at: int, before: int = read) -> None:
                 progress(before + at, total)
 
-            judgement = inspection.judge(file.path, show)
+            judgement = None
+            try:
+                judgement = inspection.judge(file.path, show)
+            except OSError as error:
+                unread += 1
+                progress.close()
+                say(f"{file.path} cannot be read: {segments.why_not(file.path, error)}")
             read += file.size
             if judgement is None:
                 continue
@@ -169,9 +190,16 @@ def verify(context: click.Context, /, **flags: str | None) -> None:
             for line in _complaints(judgement, file.path in alive):
                 progress.close()
                 say(f"{file.path}: {line}")
+    there = counted(len(files), "segment", "segments")
     if bad:
-        segments_there = counted(len(files), "segment", "segments")
-        raise JournalDamaged(f"{bad} of {segments_there} {'is' if bad == 1 else 'are'} damaged.")
+        raise JournalDamaged(
+            f"{bad} of {there} {'is' if bad == 1 else 'are'} damaged."
+            + (f" {unread} could not be read." if unread else "")
+        )
+    if unread:
+        raise DataDirError(
+            f"{unread} of {there} could not be read, for the reasons above; the others are sound."
+        )
     there = counted(len(found), "segment", "segments")
     click.echo(f"{there} with {counted(events, 'event', 'events')}, all sound.")
 
@@ -188,11 +216,11 @@ def _complaints(judgement: "Judgement", alive: bool) -> Iterator[str]:
 
 def _ship(
     config: Config, dsn: str, waiting: "list[SegmentFile]", progress: Progress
-) -> "Iterator[Outcome]":
-    """One after the other; what somebody else has taken meanwhile is left out."""
+) -> "Iterator[Outcome | str]":
+    """One after the other, or why it cannot be; what somebody else has taken meanwhile is left out."""
     from prefork_ads.db import adoption  # noqa: PLC0415 - help stays fast
     from prefork_ads.db.shipping import Attribution  # noqa: PLC0415
-    from prefork_ads.events.segments import adopt  # noqa: PLC0415
+    from prefork_ads.events.segments import adopt, why_not  # noqa: PLC0415
 
     with adoption.connection(dsn) as connection, adoption.interruptible():
         known = adoption.positions(connection, [file.name for file in waiting])
@@ -207,30 +235,33 @@ def _ship(
             if again and not paused:
                 time.sleep(_LOOK_S)
                 paused = True
-            segment = adopt(file.path)
-            if segment is None and not again and file.path.exists():
-                # A keeper that looks whether it has an owner holds it for a moment.
-                turns.append((file, True))
-                continue
-            if segment is not None:
-                with segment:
 
-                    def show(at: int, before: int = done - begin) -> None:
-                        progress(max(before + at, progress.done), total)
+            def show(at: int, before: int = done - begin) -> None:
+                progress(max(before + at, progress.done), total)
 
-                    outcome = adoption.ship(
-                        connection,
-                        segment,
-                        max_rows=config.write_batch,
-                        max_bytes=config.write_batch_bytes,
-                        now_unix_s=time.time(),
-                        progress=show,
-                        attribution=Attribution(
-                            config.click_attribution_s, config.view_attribution_s
-                        ),
-                    )
-                rows += outcome.rows
-                yield outcome
+            try:
+                segment = adopt(file.path)
+                if segment is None and not again and file.path.exists():
+                    # A keeper that looks whether it has an owner holds it for a moment.
+                    turns.append((file, True))
+                    continue
+                if segment is not None:
+                    with segment:
+                        outcome = adoption.ship(
+                            connection,
+                            segment,
+                            max_rows=config.write_batch,
+                            max_bytes=config.write_batch_bytes,
+                            now_unix_s=time.time(),
+                            progress=show,
+                            attribution=Attribution(
+                                config.click_attribution_s, config.view_attribution_s
+                            ),
+                        )
+                    rows += outcome.rows
+                    yield outcome
+            except OSError as error:
+                yield f"{file.name} cannot be shipped: {why_not(file.path, error)}"
             done += file.size - begin
         progress(total, total, counted(rows, "event", "events"))
 
@@ -328,7 +359,7 @@ def _pid(file: "SegmentFile") -> int:
 def _written_unix_s(file: "SegmentFile") -> float | None:
     try:
         return file.path.stat().st_mtime
-    except FileNotFoundError:
+    except OSError:
         return None
 
 

@@ -25,9 +25,13 @@ _AD_STATUSES = {
     "unknown": 204,
     "redirected": 302,
     "malformed": 400,
+    "no_zone": 404,
     "unavailable": 503,
 }
 _LOG_STATUSES = {"accepted": 204, "malformed": 400, "unavailable": 503}
+_TRACK_STATUSES = {str(status): status for status in (200, 204, 302, 400, 403, 404, 410, 503)}
+# What was logged of beacons, clicks and conversions, whose requests are counted together.
+_TRACKED = ("impressions", "viewables", "clicks", "conversions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,8 @@ class Server:
     workers: list[Child]
     keeper: Child | None
     endpoints: dict[str, Endpoint]
+    # By kind.
+    tracked_per_s: dict[str, float]
     refused_per_s: float
     shed_per_s: float
     failed: int
@@ -239,7 +245,9 @@ def figures(before: Look, now: Look) -> Server:
         endpoints={
             "ad": _endpoint(cells, "ad", _AD_STATUSES),
             "log": _endpoint(cells, "log", _LOG_STATUSES),
+            "track": _endpoint(cells, "track", _TRACK_STATUSES),
         },
+        tracked_per_s={kind: cells.per_s(f"{kind}_taken") for kind in _TRACKED},
         refused_per_s=cells.per_s("requests_refused"),
         shed_per_s=cells.per_s("requests_shed"),
         failed=cells.total("requests_failed"),
@@ -294,7 +302,11 @@ def _child(seat: Seat, cells: _Cells, before: Look, now: Look) -> Child:
 
 
 def _request_counters() -> Iterable[str]:
-    return (*(f"ad_{name}" for name in _AD_STATUSES), *(f"log_{name}" for name in _LOG_STATUSES))
+    return (
+        *(f"ad_{name}" for name in _AD_STATUSES),
+        *(f"log_{name}" for name in _LOG_STATUSES),
+        *(f"track_{name}" for name in _TRACK_STATUSES),
+    )
 
 
 def _endpoint(cells: _Cells, name: str, statuses: Mapping[str, int]) -> Endpoint:

@@ -10,6 +10,8 @@ from prefork_ads.cli.status_figures import Batches, Child, Endpoint, Server
 
 _BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _NOTHING = "-"
+# What is asked for at several paths.
+_SEVERAL = {"track": "tracking"}
 
 # The columns of the table of children, and the width of the terminal from which each has room.
 _COLUMNS = (
@@ -67,9 +69,11 @@ def _figures(server: Server, width: int) -> list[str]:
     respawns = sum(server.respawns.values())
     causes = [f"{name} {count}" for name, count in server.respawns.items() if count]
     rows: list[tuple[str, list[str]]] = [
-        (f"/{name}", _endpoint(endpoint)) for name, endpoint in server.endpoints.items()
+        (_SEVERAL.get(name, f"/{name}"), _endpoint(endpoint))
+        for name, endpoint in server.endpoints.items()
     ]
     rows += [
+        ("tracked", _tracked(server)),
         ("not served", _not_served(server)),
         ("lookups", _batches(server.lookups, "keys", "queries")),
         ("inserts", _batches(server.inserts, "rows", "statements")),
@@ -100,6 +104,14 @@ def _endpoint(endpoint: Endpoint) -> list[str]:
     if endpoint.p50_s is not None and endpoint.p99_s is not None:
         parts.append(f"half in {_short_time(endpoint.p50_s)}, 99% in {_short_time(endpoint.p99_s)}")
     return [*parts, f"{_count(endpoint.total)} in all"]
+
+
+def _tracked(server: Server) -> list[str]:
+    by_kind = server.tracked_per_s
+    return [
+        f"{_count(sum(by_kind.values()))}/s",
+        *(f"{kind} {_count(per_s)}/s" for kind, per_s in by_kind.items() if per_s),
+    ]
 
 
 def _not_served(server: Server) -> list[str]:

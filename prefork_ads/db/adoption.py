@@ -13,8 +13,8 @@ under way on the server, and so may one of an adopter before us. The ledger deci
 - What is damaged is set aside when all that is not has been shipped. Its ledger row stays, so that a file
   which somebody puts back is not shipped twice. Whoever was killed in between has not set it aside, so
   what has been shipped already is judged again.
-- The file goes before its row: a row that went first would let a file that a power failure brings back
-  count twice.
+- The file goes before its row is closed: a row that is forgotten would let a file that a power failure
+  brings back count twice.
 
 Must not know: who adopts segments and when; files beyond what `segments` makes of them.
 """

@@ -42,6 +42,8 @@ FILE_NAME: Final = re.compile(r"[0-9]{3}_[a-z0-9_]+\.sql")
 OLDEST_SERVER: Final = 140000
 # A start often races the start of PostgreSQL itself.
 WAIT_FOR_SERVER_S: Final = 15.0
+# How long a migration waits for who uses a table. Somebody's VACUUM steps aside after one second.
+LOCK_LIMIT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,8 @@ def _apply(
     try:
         with conn, conn.cursor() as cursor:
             _take_turn(cursor, report)
+            # Behind one that waits to alter a table all who use it wait, too; also when we have been killed.
+            cursor.execute(f"SET LOCAL lock_timeout = {int(LOCK_LIMIT_S * 1000)}")
             cursor.execute(query("migration_ledger"))
             cursor.execute(query("migration_applied"))
             # The ledger is read again under the lock: what was pending may be done, or a newer

@@ -13,7 +13,8 @@ connection ends, whatever ended it, so no leader has to be declared dead.
 
 Each step stands for itself. One that has to wait for somebody (a report that reads a partition, a
 schema change) gives up after a moment and is tried again at the next tick: behind an exclusive
-lock that waits, every insert would wait too.
+lock that waits, every insert would wait too. No other statement waits for a lock longer than LOCK_LIMIT_S:
+the keeper has other work, and nobody sees that it does not get to it.
 
 Must not know: processes, signals, timers.
 """
@@ -30,7 +31,7 @@ from psycopg2 import sql
 
 from prefork_ads.db import session
 from prefork_ads.db.queries import query
-from prefork_ads.db.shipping import FORGOTTEN_AFTER, Attribution
+from prefork_ads.db.shipping import CLOSED_FOR, FORGOTTEN_AFTER, Attribution
 
 Connection = psycopg2.extensions.connection
 LogTable = Literal["logged", "unlogged"]
@@ -49,6 +50,7 @@ BATCHES_A_FOLD: Final = 50
 FOLDS_AT_ONCE: Final = 4
 # One vacuum of a day of a hundred million rows takes minutes; the next tick does the next.
 VACUUMS_PER_TICK: Final = 1
+LOCK_LIMIT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,19 @@ def prepare(dsn: str, log_table: LogTable) -> Report:
         )
 
 
+def connect(dsn: str) -> Connection:
+    """A connection for all that is done here; to the server that takes writes, if there are several."""
+    conn = session.connect(dsn, insists=True)
+    try:
+        conn.set_session(isolation_level="READ COMMITTED", autocommit=True)
+        with conn.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = {int(LOCK_LIMIT_S * 1000)}")
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
 def take_leadership(conn: Connection) -> bool:
     """Become the one that keeps this database, or learn that another is. Ask again at will."""
     row = _one(conn, query("keeper_lead"), (session.ADVISORY_NAMESPACE, session.LOCK_KEEPER))
@@ -108,7 +123,8 @@ def tick(
     not_summarized, _ = _patiently("summarizing", lambda: summarize(conn, today))
     vacuumed = freeze(conn, (now - CLOSED_AFTER).date())
     with conn.cursor() as cursor:
-        cursor.execute(query("journal_segment_forget"), {"forgotten_after": FORGOTTEN_AFTER})
+        ages = {"closed_for": CLOSED_FOR, "forgotten_after": FORGOTTEN_AFTER}
+        cursor.execute(query("journal_segment_forget"), ages)
     return Report(
         created=created,
         created_events=created_events,

@@ -332,6 +332,8 @@ class Reader(Generic[U]):
         self._gauges = gauges
         self._report = report
         self.connected = asyncio.Event()
+        # Why it has no connection; empty when it has one, and before the first attempt is over.
+        self.obstacle = ""
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -345,6 +347,7 @@ class Reader(Generic[U]):
                 )
             except DatabaseUnavailable as error:
                 self._report(f"reader: no connection: {error}")
+                self.obstacle = str(error)
                 told = True
                 await asyncio.sleep(backoff.next_s())
                 continue
@@ -368,6 +371,7 @@ class Reader(Generic[U]):
 
     def _came(self) -> None:
         self.connected.set()
+        self.obstacle = ""
         self._gauges[Gauge.READERS_CONNECTED] += 1
         self._line.reader_connected()
 

@@ -15,8 +15,9 @@ in a restored backup, rows and ledger were lost together. Whoever has the bytes 
 A ledger that claims more than there ever was (or less than is left) is broken: nobody can say then what
 is in the table, and a person has to look.
 
-A ledger row is made by a statement of its own and never by the one that inserts. That one may still be
-under way on a connection we have given up, and must find no row when the segment is done and forgotten.
+A ledger row is made by a statement of its own and never by the one that inserts. Both may still be under way
+on connections we have given up. So the row of a segment that is done stays for CLOSED_FOR, at its end: then
+there is none to make, and no batch that begins there.
 
 **What PostgreSQL refuses.** A line that cannot become a row would stop all behind it. So half as many lines
 are taken from the same place until it is one, that one is kept in `request_log_rejected`, and the rest goes
@@ -64,6 +65,8 @@ from prefork_ads.events.segments import stream_of
 # may have been shipped already, and is not shipped at all; the month between is for clocks that differ.
 FORGOTTEN_AFTER: Final = timedelta(days=400)
 TOO_OLD_WITHOUT_ROW: Final = timedelta(days=370)
+# And how long the row of a segment that is done: longer than any statement about it can be under way.
+CLOSED_FOR: Final = timedelta(days=1)
 
 # What a connection needs, whatever its server or somebody's DSN says: lines are handed over as UTF-8,
 # and our statements have literals with a backslash.

@@ -149,6 +149,7 @@ class Steward:
                     await self._pause(min(left_s, LOOK_EVERY_S))
                 else:
                     await self._run_safely(connection, errand)
+                    connection.hear()
         finally:
             listening.cancel()
             connection.close()

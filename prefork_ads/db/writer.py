@@ -91,10 +91,10 @@ class Source(Protocol):
         """Go on from there; False: that is not at hand any more."""
 
     def drop_shipped(self) -> list[str]:
-        """Remove files that are shipped; the names whose ledger rows may go. Made for a thread."""
+        """Remove files that are shipped; the names whose ledger rows may be closed. Made for a thread."""
 
     def close(self) -> list[str]:
-        """Let go of everything; the names whose ledger rows may go."""
+        """Let go of everything; the names whose ledger rows may be closed."""
 
 
 @dataclass(frozen=True, slots=True)

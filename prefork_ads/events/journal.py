@@ -46,8 +46,8 @@ from typing import Final
 
 from prefork_ads.events.lines import NEWLINE, Batch
 from prefork_ads.events.memory_journal import MemoryJournal
-from prefork_ads.events.own_segment import OwnSegment, describe
-from prefork_ads.events.segments import segment_name, sync_directory
+from prefork_ads.events.own_segment import OwnSegment
+from prefork_ads.events.segments import describe, segment_name, sync_directory
 
 __all__ = ["Batch", "Journal", "JournalFailed", "MemoryJournal"]
 
@@ -102,6 +102,8 @@ class Journal:
         self._room = _UNLIMITED
         # Lines that were not taken, for want of room or while writing fails.
         self.refusals = 0
+        # Segments that were set aside.
+        self.damaged = 0
         # Segments. The tuple is replaced, never changed: `sync` looks at it from its thread.
         self._sequence = 0
         self._active: OwnSegment | None = None
@@ -235,7 +237,7 @@ class Journal:
         return known
 
     def drop_shipped(self) -> list[str]:
-        """Remove what was shipped a while ago; the names whose ledger rows may go now. For a thread.
+        """Remove what was shipped a while ago; the names whose ledger rows may be closed. For a thread.
 
         A name is told once its removal is on the disk: a file that came back without its row in the
         ledger would be counted twice.
@@ -262,7 +264,7 @@ class Journal:
                 self._tend(self._clock())
 
     def close(self) -> list[str]:
-        """Let go of everything and remove what is shipped; the names whose ledger rows may go now.
+        """Let go of everything and remove what is shipped; the names whose ledger rows may be closed.
 
         In a thread or not, but after the last `append` and `next_batch`: waits for a `sync`, a
         `drop_shipped` or a `tend` that is under way. What is not shipped has no owner after this, for
@@ -481,6 +483,7 @@ class Journal:
                 break
             segment.close()
             if aside is not None:
+                self.damaged += 1
                 count = segment.findings.count
                 self._report(f"journal: {count} lines are damaged: kept as {aside}")
         if not self._gone:

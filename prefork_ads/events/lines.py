@@ -17,7 +17,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Final
 
 import orjson
@@ -34,6 +34,7 @@ FINDINGS_KEPT: Final = 100
 
 _FIELDS: Final = 8
 _DATE: Final = slice(0, 10)
+_TIME: Final = slice(0, len("2026-11-22 10:00:00.000+00"))
 _HEAD: Final = re.compile(
     rb"[0-9]{4}-[0-9]{2}-[0-9]{2} (?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}\+00"
     rb"\t[0-9a-f]{32}\t"
@@ -150,6 +151,13 @@ def why_bad(line: bytes) -> str:
     return _why_no_text(line) or _why_no_event(line)
 
 
+def time_of(line: bytes) -> float | None:
+    """When its event was, in seconds since 1970; None: it does not begin as a line of ours."""
+    if not _has_head(line):
+        return None
+    return datetime.fromisoformat(line[_TIME].decode()).timestamp()
+
+
 def count_lines(fd: int, start: int, end: int) -> int:
     """How many lines end between two offsets."""
     lines = 0
@@ -246,7 +254,7 @@ def _why_no_event(line: bytes) -> str:
     fields = line.split(b"\t")
     if len(fields) != _FIELDS:
         return f"has {len(fields)} fields, not {_FIELDS}"
-    if _HEAD.match(line) is None or not _is_day(line[_DATE]):
+    if not _has_head(line):
         return "does not begin with a time and an id"
     params = fields[3]
     if BACKSLASH in line:
@@ -254,6 +262,10 @@ def _why_no_event(line: bytes) -> str:
             return "has an escape that we do not write"
         params = params.replace(_ESCAPED_BACKSLASH, b"\\")
     return "" if _is_json(params) else "has parameters that are not JSON"
+
+
+def _has_head(line: bytes) -> bool:
+    return _HEAD.match(line) is not None and _is_day(line[_DATE])
 
 
 def _is_utf8(data: bytes) -> bool:

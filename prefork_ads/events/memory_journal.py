@@ -164,7 +164,7 @@ class MemoryJournal:
             self._empty_at = self._clock()
 
     def close(self) -> list[str]:
-        """The name whose ledger row may go, if all is shipped."""
+        """The name whose ledger row may be closed, if all is shipped."""
         self._room = 0
         return [] if self._backlog else [self._name]
 

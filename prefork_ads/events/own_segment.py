@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from prefork_ads.events.lines import NEWLINE, Batch, Findings, count_lines, read_batch
-from prefork_ads.events.segments import begin_segment, is_named, set_aside, sync_directory
+from prefork_ads.events.segments import (
+    begin_segment,
+    describe,
+    is_named,
+    set_aside,
+    sync_directory,
+)
 
 # What a tick may have.
 _PROBE: Final = b" " * (64 << 10)
@@ -172,9 +178,3 @@ class OwnSegment:
             return set_aside(self.path)
         self.path.unlink()
         return None
-
-
-def describe(error: OSError) -> str:
-    """What went wrong, and with which file."""
-    what = error.strerror or str(error)
-    return f"{error.filename}: {what}" if error.filename else what

@@ -13,8 +13,8 @@ however that ends, so what can be locked has been left behind.
 - Names of others are left alone, links are not followed, and nothing but a plain file is opened to stay:
   a name proves nothing.
 - A segment is removed while its lock is held, and the directory is synced before anybody is told: were
-  the ledger's row deleted before that, a power failure could bring back the file without the row, and
-  every line would count twice.
+  the ledger's row closed before that, a power failure could bring back the file when the row is forgotten,
+  and every line would count twice.
 
 Must not know: what the lines mean, SQL, HTTP, the event loop.
 """
@@ -32,7 +32,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from prefork_ads.events.lines import Batch, Findings, count_lines, has_nul, read_batch
+from prefork_ads.events.lines import (
+    NEWLINE,
+    Batch,
+    Findings,
+    count_lines,
+    has_nul,
+    read_batch,
+    time_of,
+)
 
 SUFFIX: Final = ".tsv"
 NEW_SUFFIX: Final = ".tsv.new"
@@ -44,6 +52,10 @@ _NAME: Final = re.compile(
     r"[A-Za-z0-9-][A-Za-z0-9.-]{0,63}-[0-9]{1,10}-(?P<began>[0-9a-f]{8})[0-9a-f]{16}-[0-9]{6,12}"
 )
 _SEQUENCE: Final = re.compile(r"-[0-9]{6,12}\Z")
+# Not to wait for the other end, should it be a FIFO.
+_TO_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# Where the first event is looked for.
+_FIRST_BYTES: Final = 4096
 
 
 # -- names -----------------------------------------------------------------------------------------
@@ -76,13 +88,17 @@ def stream_began(segment: str) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class SegmentFile:
-    """One segment as found. `alive`: its owner was, a moment ago; None: we may not look."""
+    """One segment as found. `alive`: its owner was, a moment ago; None: that cannot be told.
+
+    `trouble` says why it cannot. So one file that is broken, or another user's, does not hide the others.
+    """
 
     name: str
     path: Path
     size: int
     began: float
     alive: bool | None
+    trouble: str = ""
 
 
 def prepare_directory(directory: Path) -> None:
@@ -105,23 +121,47 @@ def list_segments(directory: Path) -> list[SegmentFile]:
     """All segments, oldest first; none when there is no directory. Raises OSError."""
     found = []
     for path, began in _plain_files(directory, SUFFIX):
-        with contextlib.suppress(FileNotFoundError):
+        name, size, alive, trouble = path.name[: -len(SUFFIX)], 0, None, ""
+        try:
             size = path.lstat().st_size
-            found.append(SegmentFile(path.name[: -len(SUFFIX)], path, size, began, _is_alive(path)))
+            alive = _is_alive(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            trouble = why_not(path, error)
+        found.append(SegmentFile(name, path, size, began, alive, trouble))
     return sorted(found, key=lambda segment: (segment.began, segment.name))
 
 
+def first_event_s(path: Path) -> float | None:
+    """When the first event of a segment was, in seconds since 1970. Raises OSError.
+
+    None: none of its first bytes begin a line.
+    """
+    fd = os.open(path, _TO_READ)
+    try:
+        first = os.pread(fd, _FIRST_BYTES, 0)
+    finally:
+        os.close(fd)
+    times = map(time_of, first.split(NEWLINE))
+    return next((time_s for time_s in times if time_s is not None), None)
+
+
 def remove_leftovers(directory: Path) -> list[str]:
-    """Remove what died before it had its name, and never had a line. Raises OSError."""
+    """Remove what died before it had its name, and never had a line. Raises OSError.
+
+    What we may not remove, or cannot, stays: nothing waits in it, and shipping must not wait for it.
+    """
     removed = []
     for path, _ in _plain_files(directory, NEW_SUFFIX):
-        fd = _take(path)
-        if fd is not None:
-            try:
-                path.unlink(missing_ok=True)
-                removed.append(path.name)
-            finally:
-                os.close(fd)
+        with contextlib.suppress(OSError):
+            fd = _take(path)
+            if fd is not None:
+                try:
+                    path.unlink(missing_ok=True)
+                    removed.append(path.name)
+                finally:
+                    os.close(fd)
     return removed
 
 
@@ -196,11 +236,8 @@ def _plain_files(directory: Path, suffix: str) -> Iterator[tuple[Path, float]]:
                     yield directory / entry.name, began
 
 
-def _is_alive(path: Path) -> bool | None:
-    try:
-        fd = _take(path, fcntl.LOCK_SH)
-    except PermissionError:
-        return None
+def _is_alive(path: Path) -> bool:
+    fd = _take(path, fcntl.LOCK_SH)
     if fd is None:
         return path.exists()
     os.close(fd)
@@ -210,8 +247,7 @@ def _is_alive(path: Path) -> bool | None:
 def _take(path: Path, kind: int = fcntl.LOCK_EX) -> int | None:
     """A locked descriptor; None: somebody has it, or it is not there, or no plain file."""
     try:
-        # Not to wait for the other end, should it be a FIFO.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, _TO_READ)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -230,6 +266,22 @@ def _take(path: Path, kind: int = fcntl.LOCK_EX) -> int | None:
         if fd >= 0:
             os.close(fd)
     return None
+
+
+def describe(error: OSError) -> str:
+    """What went wrong, and with which file."""
+    what = error.strerror or str(error)
+    return f"{error.filename}: {what}" if error.filename else what
+
+
+def why_not(path: Path, error: OSError) -> str:
+    """Why a segment cannot be had; and whose it is, if that may be why."""
+    if isinstance(error, PermissionError):
+        with contextlib.suppress(OSError):
+            owner = path.lstat().st_uid
+            if owner != os.geteuid():
+                return f"{describe(error)}: it belongs to another user (uid {owner})"
+    return describe(error)
 
 
 # -- what the dead left behind ---------------------------------------------------------------------

@@ -25,7 +25,7 @@ from prefork_ads.config import Config
 from prefork_ads.events.journal import Journal, JournalFailed
 from prefork_ads.events.memory_journal import MemoryJournal
 from prefork_ads.events.segments import new_stream
-from prefork_ads.metrics import Gauge
+from prefork_ads.metrics import Counter, Gauge
 from prefork_ads.process.context import ChildContext
 from prefork_ads.process.log import logger
 from prefork_ads.process.safety import JournalSafety
@@ -49,6 +49,7 @@ class Journaling:
         self.journal = _make(config, self.stream, report)
         self.full = False
         self._refusals = 0
+        self._damaged = 0
         # One thread: a disk that is slow for one group is not quicker for two.
         self._executor = ThreadPoolExecutor(1, "journal-sync")
 
@@ -71,6 +72,7 @@ class Journaling:
         gauges[Gauge.JOURNAL_OLDEST_MILLISECONDS] = int(journal.oldest_unshipped_s * 1000)
         if self.durable:
             self._share()
+        self._count_damaged()
         self._tell_if_full()
 
     def _share(self) -> None:
@@ -83,6 +85,13 @@ class Journaling:
             if seat is not self._context.seat
         )
         journal.allowance = max(0, self._config.journal_max_bytes - others)
+
+    def _count_damaged(self) -> None:
+        """Here and not where it happens, which is a thread: each cell has one writer."""
+        if isinstance(self.journal, Journal):
+            damaged = self.journal.damaged
+            self._context.seat.counters[Counter.JOURNAL_DAMAGED] += damaged - self._damaged
+            self._damaged = damaged
 
     def _tell_if_full(self) -> None:
         """Requests that were refused since the last look say so; what has been shipped, that it is over."""
@@ -121,6 +130,7 @@ class Journaling:
         rows, size = self.journal.backlog_rows, self.journal.backlog_bytes
         closing = asyncio.ensure_future(asyncio.to_thread(self.journal.close))
         await asyncio.wait({closing}, timeout=CLOSE_LIMIT_S)
+        self._count_damaged()
         if isinstance(self.journal, MemoryJournal):
             return self._rescue(self.journal)
         if size:

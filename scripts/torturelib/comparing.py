@@ -58,7 +58,7 @@ SELECT count(*)                                                        AS sent,
        (SELECT count(*) FROM request_log WHERE endpoint <> 'state')
            - (SELECT coalesce(sum(copies), 0) FROM stored JOIN sent USING (n, endpoint)) AS strange,
        (SELECT count(*) FROM request_log_rejected)                     AS rejected,
-       (SELECT count(*) FROM journal_segment)                          AS ledger_rows
+       (SELECT count(*) FROM journal_segment WHERE closed IS NULL)     AS ledger_rows
   FROM sent LEFT JOIN stored USING (n, endpoint)
 """
 

@@ -1,3 +1,4 @@
--- These segments are in the table and their files are gone for good: nobody will ask for a position again.
--- A row that went before its file would let the file be shipped a second time.
-DELETE FROM journal_segment WHERE name = ANY(%(segments)s);
+-- These segments are in the table and their files are gone for good. Their rows stay for a day: what is still
+-- under way on a connection that was given up is to find them. A row that is closed before its file is gone
+-- would be forgotten while the file may come back, and be shipped a second time.
+UPDATE journal_segment SET closed = now() WHERE name = ANY(%(segments)s);

@@ -16,6 +16,7 @@ import uvloop
 
 from prefork_ads.db import partitions, session
 from prefork_ads.db.queries import query
+from prefork_ads.db.shipping import FORGOTTEN_AFTER
 from prefork_ads.events.ad_lines import added_up
 from prefork_ads.events.journal import Journal
 from prefork_ads.events.segments import list_segments, new_stream
@@ -51,6 +52,14 @@ def _catalog(database: Database) -> None:
 def placed(number: int, campaign: int = 3) -> Placed:
     at = NOON + number * MS
     return Placed(decision_id(number, at), at, 1 + number % 2, campaign, "DE", "phone", None)
+
+
+def forget_what_is_done(database: Database) -> None:
+    """What the upkeep does with the ledger when the day is over for which it keeps what is done."""
+    ages = {"closed_for": datetime.timedelta(0), "forgotten_after": FORGOTTEN_AFTER}
+    with closing(psycopg2.connect(database.dsn)) as conn, conn, conn.cursor() as cursor:
+        cursor.execute(query("journal_segment_forget"), ages)
+        assert cursor.rowcount > 0
 
 
 def by_default(database: Database, isolation: str) -> None:
@@ -227,7 +236,8 @@ def test_a_beacon_that_comes_a_thousand_times_counts_once(
     database: Database, tmp_path: Path
 ) -> None:
     """In batches of several writers at once, through killed connections, by adoption, and once more
-    when a segment that was shipped and removed comes back with a restored directory."""
+    when a segment that was shipped and removed comes back with a restored directory, on that day and
+    later."""
     one = placed(1, 1)
     beacons = [event_line(NOON + n * MS, "impression", one.event(), n) for n in range(1000)]
     fleet = Fleet(database, tmp_path / "journal")
@@ -246,6 +256,10 @@ def test_a_beacon_that_comes_a_thousand_times_counts_once(
         for task in work:
             task.result()
         assert adopting.result().rows == 200
+    shutil.copy(kept, left)
+    assert ship_segment(database, left).rows == 0, "the ledger knows it, for a day"
+    assert rows_of(database, "SELECT count(*) FROM request_log") == [(1000,)]
+    forget_what_is_done(database)
     shutil.move(kept, left)
     assert ship_segment(database, left).rows == 200
     assert rows_of(database, "SELECT count(*) FROM request_log") == [(1200,)], "the raw lines are"

@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 from prefork_ads.db.copy_in import CopyLost, CopyRefused, copy_in
+from prefork_ads.db.descriptor import Connection
 from tests.conftest import Database
 from tests.proxy import Proxy
 
@@ -34,7 +35,9 @@ def tables(database: Database) -> Database:
 
 @asynccontextmanager
 async def connected(dsn: str) -> AsyncIterator[aiopg.Connection]:
-    connection = await aiopg.connect(dsn, enable_json=False, enable_hstore=False, enable_uuid=False)
+    connection = await Connection(
+        dsn, LIMIT_S, enable_json=False, enable_hstore=False, enable_uuid=False
+    )
     try:
         yield connection
     finally:

@@ -12,6 +12,7 @@ import psycopg2.extensions
 import pytest
 from psycopg2 import sql
 
+from prefork_ads.db import migrate as migrate_module
 from prefork_ads.db import session
 from prefork_ads.db.migrate import Migration, migrate, migrations, status
 from prefork_ads.errors import ConfigError, DatabaseUnavailable, SchemaError
@@ -64,6 +65,22 @@ def test_what_is_missing_is_added(empty_database: Database) -> None:
     assert (found.applied, found.pending) == ((FIRST.name,), (SECOND.name,))
     assert not found.current
     assert migrate(empty_database.dsn, available=[FIRST, SECOND]) == [SECOND.name]
+
+
+def test_a_migration_does_not_wait_for_long_for_who_uses_a_table(
+    empty_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind it everybody else would wait for that table, too."""
+    monkeypatch.setattr(migrate_module, "LOCK_LIMIT_S", 0.1)
+    migrate(empty_database.dsn, available=[FIRST])
+    altering = Migration("002_altering.sql", "ALTER TABLE first ADD COLUMN m integer")
+    with closing(empty_database.connect(autocommit=False)) as reader:
+        reader.cursor().execute("SELECT FROM first")
+        with pytest.raises(
+            DatabaseUnavailable, match=r"002_altering\.sql cannot be applied: another"
+        ):
+            migrate(empty_database.dsn, available=[FIRST, altering])
+    assert migrate(empty_database.dsn, available=[FIRST, altering]) == [altering.name]
 
 
 def test_an_applied_file_that_changed_is_refused(empty_database: Database) -> None:

@@ -79,6 +79,21 @@ def test_old_days_are_dropped(database: Database, conn: psycopg2.extensions.conn
     assert day(-30) in names(database)
 
 
+def test_ledger_rows_are_forgotten_when_nobody_can_ask_for_them(
+    database: Database, conn: psycopg2.extensions.connection
+) -> None:
+    database.execute(
+        "INSERT INTO journal_segment (name, shipped_bytes, updated, closed) VALUES"
+        " ('done lately', 1, now(), now() - interval '23 hours'),"
+        " ('done', 1, now() - interval '3 days', now() - interval '25 hours'),"
+        " ('lost lately', 1, now() - interval '399 days', NULL),"
+        " ('lost', 1, now() - interval '401 days', NULL)"
+    )
+    partitions.tick(conn, log_table="logged", retention_days=30)
+    rows = database.fetch("SELECT name FROM journal_segment ORDER BY name")
+    assert rows == [("done lately",), ("lost lately",)]
+
+
 def test_zero_days_of_retention_keep_all(
     database: Database, conn: psycopg2.extensions.connection
 ) -> None:

@@ -84,7 +84,7 @@ def numbers(database: Database) -> list[int]:
 
 
 def ledger(database: Database) -> list[tuple[Any, ...]]:
-    return database.fetch("SELECT name, shipped_bytes FROM journal_segment")
+    return database.fetch("SELECT name, shipped_bytes FROM journal_segment WHERE closed IS NULL")
 
 
 def set_ledger(database: Database, path: Path, position: int) -> None:

@@ -116,7 +116,7 @@ def ledger(database: Database) -> list[tuple[str, int]]:
     return [
         (name, position)
         for name, position in database.fetch(
-            "SELECT name, shipped_bytes FROM journal_segment ORDER BY name"
+            "SELECT name, shipped_bytes FROM journal_segment WHERE closed IS NULL ORDER BY name"
         )
     ]
 
@@ -177,7 +177,7 @@ def test_fields_arrive_as_they_were_sent(database: Database, journal: MakeJourna
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_escapes_in_any_order_come_back(database: Database, agents: list[str]) -> None:
-    database.execute("TRUNCATE request_log")
+    database.execute("TRUNCATE request_log, journal_segment")
     lines = [event(n, agent=agent.encode()) for n, agent in enumerate(agents)]
     memory = MemoryJournal("test-1-segment", max_rows=10_000, max_bytes=1 << 24)
     run(lambda: write_all(Bench(database.dsn, memory), lines))
@@ -358,6 +358,24 @@ def test_a_batch_that_comes_late_to_a_segment_that_is_done_inserts_nothing(
         cursor.execute(query("log_insert"), late)
         assert cursor.fetchall() == []
     assert numbers(database) == []
+
+
+def test_what_comes_late_to_a_segment_that_is_done_does_not_begin_it_again(
+    database: Database,
+) -> None:
+    """A connection was given up under a batch, the next one under the making of the row."""
+    lines = event(1).decode()
+    opening = {"segment": "s", "shipped": 0}
+    batch = {"segment": "s", "before": 0, "after": len(lines) + 1, "lines": lines}
+    with closing(database.connect()) as conn, conn.cursor() as cursor:
+        cursor.execute(query("journal_segment_open"), opening)
+        cursor.execute(query("log_insert"), batch)
+        cursor.execute(query("journal_segment_close"), {"segments": ["s"]})
+        cursor.execute(query("journal_segment_open"), opening)
+        assert cursor.fetchall() == [(len(lines) + 1,)]
+        cursor.execute(query("log_insert"), batch)
+        conn.commit()
+    assert numbers(database) == [1]
 
 
 def test_what_a_restored_database_has_lost_is_sent_again(

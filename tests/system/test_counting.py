@@ -31,6 +31,10 @@ KINDS: Final[list[tuple[Kind, bool]]] = [
     (("log", 204, message("/log?a=1", FORM, method=b"POST", body=b"b=2")), True),
     (("log", 204, message("/log", JSON, method=b"POST", body=b'{"c":[3]}')), True),
     (("log", 400, message("/log", JSON, method=b"POST", body=b"{")), False),
+    (("track", 403, message("/i/none")), False),
+    (("track", 403, message("/v/none", FORM, method=b"POST", body=b"a=1")), False),
+    (("track", 400, message("/conv?order=1")), False),
+    (("", 405, message("/c/none", FORM, method=b"POST", body=b"a=1")), False),
     (("", 404, message("/nothing")), False),
     (("", 200, message("/healthz")), False),
 ]

@@ -28,6 +28,7 @@ from tests.system.clients import Clients
 from tests.system.gate import Gate
 from tests.system.harness import ROOT, Server
 from tests.system.wire import Line, ask, message, scrape
+from tests.unit.journal_bed import refuse_to_open
 
 COMMAND_LIMIT_S: Final = 60.0
 READY: Final = r"ready: \d+ workers on (\S+), database"
@@ -143,7 +144,21 @@ def test_a_killed_worker_with_a_backlog_loses_nothing(gate: Gate, database: Data
         server.stop()
         assert files(journal_of(server)) == []
     assert rows(database) == list("012345")
-    assert database.fetch("SELECT * FROM journal_segment") == []
+    assert database.fetch("SELECT * FROM journal_segment WHERE closed IS NULL") == []
+
+
+def test_the_keeper_ships_while_somebody_holds_a_lock_on_other_tables(database: Database) -> None:
+    """A table of ads that is locked for an hour holds up what is done there, and no events."""
+    with (
+        Server(dsn=database.dsn, workers=1) as server,
+        closing(database.connect(autocommit=False)) as blocker,
+    ):
+        server.wait_for_line("keeps this database's days")
+        blocker.cursor().execute("LOCK TABLE rollup_delta IN ACCESS EXCLUSIVE MODE")
+        wait_until(lambda: _waits(database), "the keeper to wait for the lock", 30)
+        leave(journal_of(server), range(3))
+        wait_for_rows(database, [f"{n:06}" for n in range(3)])
+        blocker.rollback()
 
 
 def test_workers_that_are_killed_under_load_lose_nothing_that_was_answered(
@@ -458,7 +473,7 @@ def test_ctrl_c_in_the_middle_of_ship_loses_nothing(database: Database, tmp_path
     assert "100%" in done.stderr
     assert rows(database) == [f"{n:06}" for n in range(2000)]
     assert files(tmp_path) == []
-    assert database.fetch("SELECT * FROM journal_segment") == []
+    assert database.fetch("SELECT * FROM journal_segment WHERE closed IS NULL") == []
 
 
 def _waits(database: Database) -> bool:
@@ -528,6 +543,45 @@ def test_ship_tells_damage_by_its_status(database: Database, tmp_path: Path) -> 
     assert done.returncode == 65
     assert "line 2, byte" in done.stderr
     assert rows(database) == ["000001"]
+
+
+def test_ship_names_what_it_cannot_ship_and_ships_the_others(
+    database: Database, tmp_path: Path
+) -> None:
+    """The same command goes on from there when that is mended."""
+    leave(tmp_path, [1], b"not an event")
+    [broken] = tmp_path.glob("*.tsv")
+    leave(tmp_path, [2])
+    (tmp_path / "damaged").write_bytes(b"somebody else's")
+    words = ("ship", "--dsn", database.dsn, "--journal-dir", tmp_path)
+    done = command(*words)
+    assert done.returncode == 72
+    assert f"{broken.stem} cannot be shipped: " in done.stderr
+    assert "Not a directory" in done.stderr
+    assert "1 segment could not be shipped" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert rows(database) == ["000001", "000002"]
+    assert files(tmp_path) == sorted(["damaged", broken.name])
+    (tmp_path / "damaged").unlink()
+    assert command(*words).returncode == 65
+    assert rows(database) == ["000001", "000002"]
+
+
+def test_ship_names_a_segment_that_it_may_not_read(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(tmp_path, [1])
+    [foreign] = tmp_path.glob("*.tsv")
+    leave(tmp_path, [2])
+    owner = foreign.stat().st_uid
+    refuse_to_open(foreign, monkeypatch)
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    words = ["journal", "ship", "--dsn", database.dsn, "--journal-dir", str(tmp_path)]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code != 0
+    assert f"{foreign.stem} cannot be shipped" in done.output
+    assert f"belongs to another user (uid {owner})" in done.output
+    assert rows(database) == ["000002"]
 
 
 def test_ship_into_a_database_without_tables_says_what_to_do(

@@ -13,6 +13,7 @@ from tests.conftest import Database
 from tests.support import wait_until
 from tests.system.ad_bed import an_ad, fill_catalog, get, path_of
 from tests.system.harness import Server
+from tests.system.wire import scrape
 from tests.unit.tracking_bed import BROWSER
 
 CONNECTIONS: Final = 50
@@ -119,6 +120,11 @@ def test_what_follows_an_ad_is_counted(database: Database) -> None:
         assert get(server, order).status == 200
         # A page that is loaded again tells of the same order.
         assert get(server, order).status == 200
+        metrics = scrape(server.port)
+        assert metrics("requests_total", endpoint="track", status="200") == 4
+        assert metrics("requests_total", endpoint="track", status="302") == 1
+        assert metrics("requests_total", endpoint="track") == 5
+        assert metrics("request_duration_seconds_count", endpoint="track") == 5
         wait_until(
             lambda: (
                 rolled_up(database, "impressions", "viewable", "clicks", "conversions")

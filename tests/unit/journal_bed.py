@@ -1,12 +1,15 @@
 """What tests of the journal share: event lines, a clock, file systems that are full or broken."""
 
 import contextlib
+import errno
 import os
 import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 from prefork_ads.events.event import line
 from prefork_ads.events.journal import Journal
@@ -94,6 +97,18 @@ def small_disk(directory: Path, size: int) -> Iterator[bool]:
     finally:
         if mounted.returncode == 0:
             subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def refuse_to_open(path: Path, monkeypatch: pytest.MonkeyPatch, number: int = errno.EACCES) -> None:
+    """The kernel does not give us this one file, as it does not another user's; root gets any."""
+    real = os.open
+
+    def refuse(file: "os.PathLike[str] | str", *rest: object, **named: object) -> int:
+        if Path(file) == path:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(file, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refuse)
 
 
 class FaultyOs:

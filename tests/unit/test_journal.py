@@ -584,6 +584,22 @@ def test_somebody_empties_the_file_that_is_written(
     assert names(tmp_path / DAMAGED) == [path.name]
 
 
+def test_what_is_set_aside_is_counted(tmp_path: Path) -> None:
+    """Once for each file, however often somebody asks."""
+    journal = make_journal(tmp_path, segment_bytes=1)
+    put(journal, 1)
+    put(journal, 2)
+    put(journal, 3)
+    # As after a disk that lost a page of it.
+    path = min(tmp_path.glob("*.tsv"))
+    path.write_bytes(bytes(EVENT_BYTES - 1) + b"\n")
+    assert ship_all(journal) == [2, 3]
+    for _ in range(2):
+        journal.drop_shipped()
+        assert journal.damaged == 1
+    assert names(tmp_path / DAMAGED) == [path.name]
+
+
 def test_a_failure_between_append_and_write_loses_nothing_silently(
     tmp_path: Path, clock: Clock, faults: FaultyOs
 ) -> None:

@@ -4,7 +4,14 @@ from collections.abc import Callable
 
 from prefork_ads.ads.meter import MOST_LATE, Meter
 from prefork_ads.http.outbox import Outbox
-from prefork_ads.metrics import AD_MICROSECONDS, CELLS, LOG_MICROSECONDS, Counter
+from prefork_ads.metrics import (
+    AD_MICROSECONDS,
+    CELLS,
+    LOG_MICROSECONDS,
+    TRACK_ANSWERS,
+    TRACK_MICROSECONDS,
+    Counter,
+)
 
 
 class Loop:
@@ -39,6 +46,11 @@ class Loop:
         self.cells[counter] += 1
         self.outbox.add(Nobody())
 
+    def track(self, counter: Counter = Counter.TRACK_200) -> None:
+        """A beacon, a click or a conversion, answered at once."""
+        self.cells[counter] += 1
+        self.outbox.add(Nobody())
+
     def ad(self) -> Callable[[], None]:
         """A request to /ad; call what is returned to answer it."""
         since_ns = self.meter.began_ns or self.meter.since_ns()
@@ -58,6 +70,9 @@ class Loop:
 
     def logs(self) -> tuple[int, int]:
         return LOG_MICROSECONDS.count(self.cells), LOG_MICROSECONDS.sum(self.cells)
+
+    def tracks(self) -> tuple[int, int]:
+        return TRACK_MICROSECONDS.count(self.cells), TRACK_MICROSECONDS.sum(self.cells)
 
     def ads(self) -> tuple[int, int]:
         return AD_MICROSECONDS.count(self.cells), AD_MICROSECONDS.sum(self.cells)
@@ -111,7 +126,7 @@ def test_the_work_does_not_grow_with_the_ticks_that_answers_come_from() -> None:
     """A line of lookups that is given up at once: thousands of requests, each read in another tick."""
     loop = Loop()
     Moment.compared = 0
-    loop.meter.left((0, 0, [Moment(1000 * us) for us in range(1000)]))
+    loop.meter.left((0, 0, 0, [Moment(1000 * us) for us in range(1000)]))
     assert loop.ads() == (1000, sum(1_000_000 - us for us in range(1000)))
     assert Moment.compared < 5000
 
@@ -170,6 +185,36 @@ def test_both_in_one_tick() -> None:
     assert loop.ads() == (1, 100)
 
 
+def test_a_click_in_the_tick_of_a_log() -> None:
+    """Each is in the histogram of its own, and what waited for both is in a third."""
+    loop = Loop()
+    answer = loop.ad()
+    loop.now_us += 30
+    loop.track(Counter.TRACK_302)
+    loop.now_us += 20
+    loop.log()
+    loop.track(Counter.TRACK_403)
+    answer()
+    loop.tick(10)
+    assert loop.tracks() == (2, 120)
+    assert loop.logs() == (1, 60)
+    assert loop.ads() == (1, 60)
+    loop.tick()
+    loop.now_us += 5000
+    loop.track()
+    loop.tick(7)
+    assert loop.tracks() == (3, 127), "the pause between the ticks is nobody's"
+    assert loop.logs() == (1, 60)
+
+
+def test_tracking_is_measured_whatever_it_is_answered() -> None:
+    loop = Loop()
+    for counter in TRACK_ANSWERS.values():
+        loop.track(counter)
+    loop.tick(5)
+    assert loop.tracks() == (len(TRACK_ANSWERS), 5 * len(TRACK_ANSWERS))
+
+
 def test_an_ad_that_is_refused_in_its_own_tick() -> None:
     loop = Loop()
     loop.ad()()
@@ -181,11 +226,14 @@ def test_a_seat_that_somebody_had_before() -> None:
     """What the last worker counted is not this one's."""
     loop = Loop()
     loop.cells[Counter.LOG_ACCEPTED] = 1_000_000
+    loop.cells[Counter.TRACK_204] = 2_000_000
     loop.meter = loop.make_meter()
     loop.outbox = loop.make_outbox()
     loop.log()
+    loop.track()
     loop.tick(9)
     assert loop.logs() == (1, 9)
+    assert loop.tracks() == (1, 9)
 
 
 def test_answers_that_wait_for_the_disk_have_not_left() -> None:
@@ -198,15 +246,18 @@ def test_answers_that_wait_for_the_disk_have_not_left() -> None:
     assert loop.logs() == (0, 0)
     loop.now_us += 1000
     loop.log()
+    loop.track()
     loop.tick(10)
     loop.now_us += 1000
     loop.log()
     loop.tick(10)
     loop.asked.pop(0)(True)
     assert loop.logs() == (1, 2120)
+    assert loop.tracks() == (0, 0)
     loop.now_us += 5000
     loop.asked.pop(0)(True)
     assert loop.logs() == (3, 2120 + 6020 + 5010)
+    assert loop.tracks() == (1, 6020)
 
 
 def test_answers_whose_disk_failed_leave_too() -> None:

@@ -16,6 +16,8 @@ from prefork_ads.metrics import (
     INSERT_MICROSECONDS,
     LOG_MICROSECONDS,
     LOOKUP_KEYS,
+    TRACK_ANSWERS,
+    TRACK_MICROSECONDS,
     About,
     Counter,
     Gauge,
@@ -142,9 +144,29 @@ def test_requests_are_told_apart_by_endpoint_and_status() -> None:
     counters = [0] * CELLS
     counters[Counter.AD_UNKNOWN], counters[Counter.LOG_UNAVAILABLE] = 5, 6
     requests = show(counters)["prefork_ads_requests"]
-    assert len(requests.samples) == 9
+    assert len(requests.samples) == 9 + len(TRACK_ANSWERS)
     assert values(requests, "_total", endpoint="ad", status="204") == [5]
     assert values(requests, "_total", endpoint="log", status="503") == [6]
+
+
+def test_each_answer_to_tracking_is_under_its_own_status() -> None:
+    counters = [0] * CELLS
+    for status, counter in TRACK_ANSWERS.items():
+        counters[counter] = status
+    requests = show(counters)["prefork_ads_requests"]
+    shown = [sample for sample in requests.samples if sample.labels["endpoint"] == "track"]
+    assert {int(sample.labels["status"]): sample.value for sample in shown} == {
+        status: status for status in TRACK_ANSWERS
+    }
+
+
+def test_times_of_tracking_are_not_those_of_the_log() -> None:
+    cells = [0] * CELLS
+    TRACK_MICROSECONDS.observe(cells, 2_000_000, 3)
+    family = show(cells)["prefork_ads_request_duration_seconds"]
+    counts = {name: values(family, "_count", endpoint=name) for name in ("ad", "log", "track")}
+    assert counts == {"ad": [0], "log": [0], "track": [3]}
+    assert values(family, "_sum", endpoint="track") == [6]
 
 
 @pytest.mark.parametrize("microseconds", [0, 1, 999_999, 2**63, 2**64 - 1])

@@ -20,6 +20,7 @@ from prefork_ads.events.segments import (
     AdoptedSegment,
     adopt,
     begin_segment,
+    first_event_s,
     list_segments,
     new_stream,
     prepare_directory,
@@ -29,7 +30,7 @@ from prefork_ads.events.segments import (
     stream_began,
     stream_of,
 )
-from tests.unit.journal_bed import BEGAN, event, names, numbers_of
+from tests.unit.journal_bed import BEGAN, event, names, numbers_of, refuse_to_open
 
 STREAM: Final = new_stream("host.example", 4711, BEGAN)
 FIRST: Final = segment_name(STREAM, 1)
@@ -190,6 +191,18 @@ def test_leftovers_are_removed_unless_they_are_being_made(tmp_path: Path) -> Non
     assert remove_leftovers(tmp_path / "nowhere") == []
 
 
+def test_a_leftover_that_may_not_be_removed_does_not_keep_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of another user, say. Nothing waits in it, and what is done next must not wait for it."""
+    foreign, ours = (tmp_path / (segment_name(STREAM, n) + NEW_SUFFIX) for n in (1, 2))
+    foreign.write_bytes(b"")
+    ours.write_bytes(b"")
+    refuse_to_open(foreign, monkeypatch)
+    assert remove_leftovers(tmp_path) == [ours.name]
+    assert names(tmp_path) == [foreign.name]
+
+
 # -- the directory -----------------------------------------------------------------------------------
 
 
@@ -279,17 +292,40 @@ def test_a_directory_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_segments_of_another_user_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leave(tmp_path, b"")
-
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    # Root may open anything.
-    monkeypatch.setattr(os, "open", refuse)
+    """With the reason why nobody knows whether they have an owner."""
+    path = leave(tmp_path, lines_of(1))
+    refuse_to_open(path, monkeypatch)
+    owner = path.stat().st_uid
     (found,) = list_segments(tmp_path)
-    assert found.alive is None
+    assert (found.alive, found.size) == (None, len(lines_of(1)))
+    assert found.trouble == f"{path}: Permission denied"
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    (found,) = list_segments(tmp_path)
+    assert found.trouble.endswith(f"it belongs to another user (uid {owner})")
     with pytest.raises(PermissionError):
         adopt(found.path)
+
+
+def test_a_segment_that_cannot_be_opened_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = leave(tmp_path, lines_of(1))
+    leave(tmp_path, lines_of(2), segment_name(STREAM, 2))
+    refuse_to_open(broken, monkeypatch, errno.EIO)
+    assert [(found.alive, bool(found.trouble)) for found in list_segments(tmp_path)] == [
+        (None, True),
+        (False, False),
+    ]
+
+
+def test_when_the_first_event_of_a_segment_was(tmp_path: Path) -> None:
+    """Only its first bytes are read: what is damaged there is passed over, and the rest stays unread."""
+    second = event(2).replace(b"22:13:20", b"22:13:21")
+    assert first_event_s(leave(tmp_path, lines_of(1) + second + b"\n")) == BEGAN + 0.001
+    assert first_event_s(leave(tmp_path, b"\0\0\n" + second + b"\n")) == BEGAN + 1.002
+    assert first_event_s(leave(tmp_path, event(1, b"x" * 10_000))) == BEGAN + 0.001
+    assert first_event_s(leave(tmp_path, bytes(10_000) + b"\n" + lines_of(1))) is None
+    assert first_event_s(leave(tmp_path, b"")) is None
 
 
 # -- adopting ----------------------------------------------------------------------------------------

@@ -13,8 +13,17 @@ from hypothesis import strategies as st
 
 from prefork_ads.cli.status_figures import Histogram, Look, Server, figures
 from prefork_ads.cli.status_text import render
-from prefork_ads.metrics import AD_MICROSECONDS, CELLS, INSERT_ROWS, Counter, Gauge, layout
+from prefork_ads.metrics import (
+    AD_MICROSECONDS,
+    CELLS,
+    INSERT_ROWS,
+    TRACK_MICROSECONDS,
+    Counter,
+    Gauge,
+    layout,
+)
 from prefork_ads.process.scoreboard import Scoreboard, Seat, State
+from prefork_ads.process.worker import ANSWERED
 
 MASTER = 4711
 
@@ -83,13 +92,67 @@ def test_rates_are_those_between_the_looks() -> None:
     assert server.endpoints["log"].p50_s is None, "nothing was observed"
     assert server.endpoints["ad"].by_status_per_s == {
         "200": 1.5,
-        **dict.fromkeys(("204", "302", "400"), 0),
+        **dict.fromkeys(("204", "302", "400", "404"), 0),
         "503": 0.5,
     }
     assert server.endpoints["ad"].p99_s == pytest.approx(0.0009, rel=0.2)
     assert server.inserts.rows_per_s == 15
     assert [worker.requests_per_s for worker in server.workers] == [5, 12]
     assert (server.keeper is not None, server.problems) == (True, [])
+
+
+@pytest.mark.parametrize("counter", ANSWERED)
+def test_a_worker_that_answers_anything_has_a_rate(counter: Counter) -> None:
+    it = Board()
+
+    def happens() -> None:
+        it.workers[0].counters[counter] += 6
+
+    assert [worker.requests_per_s for worker in it.figures(happens).workers] == [3, 0]
+
+
+def test_requests_for_a_zone_that_is_not_there_are_told() -> None:
+    it = Board()
+
+    def happens() -> None:
+        it.workers[0].counters[Counter.AD_NO_ZONE] += 6
+
+    asked = it.figures(happens).endpoints["ad"]
+    assert (asked.per_s, asked.total, asked.by_status_per_s["404"]) == (3, 6, 3)
+
+
+def test_what_is_tracked_is_told_by_kind() -> None:
+    it = Board()
+
+    def happens() -> None:
+        it.workers[0].counters[Counter.IMPRESSIONS_TAKEN] += 40
+        it.workers[1].counters[Counter.CLICKS_TAKEN] += 6
+
+    shown = render(it.figures(happens), 120)
+    assert "tracked     23/s  impressions 20/s  clicks 3/s" in shown
+
+
+def test_requests_of_tracking_are_told_by_status_and_with_their_times() -> None:
+    it = Board()
+
+    def happens() -> None:
+        first, second = it.workers
+        first.counters[Counter.TRACK_200] += 40
+        second.counters[Counter.TRACK_410] += 6
+        # What was logged is told beside it, and is no request of its own.
+        first.counters[Counter.IMPRESSIONS_TAKEN] += 40
+        TRACK_MICROSECONDS.observe(first.counters, 90, 46)
+
+    server = it.figures(happens)
+    track = server.endpoints["track"]
+    assert (track.per_s, track.total) == (23, 46)
+    assert {status: rate for status, rate in track.by_status_per_s.items() if rate} == {
+        "200": 20,
+        "410": 3,
+    }
+    assert [worker.requests_per_s for worker in server.workers] == [20, 3]
+    line = "tracking    23/s  200: 20/s  410: 3/s  half in 0.1ms, 99% in 0.1ms  46 in all"
+    assert line in render(server, 120)
 
 
 def test_what_is_wrong_is_said() -> None:
