@@ -175,8 +175,8 @@ PROCESSES = (
         "max_requests",
         COUNT,
         (0, 10**12),
-        "Replace a worker that has answered this many requests to /ad and /log; 0 never. Its successor is"
-        " ready before it leaves, and never are two replaced at once.",
+        "Replace a worker that has answered this many requests, to /ad, to /log or of tracking; 0 never. Its"
+        " successor is ready before it leaves, and never are two replaced at once.",
     ),
     Option(
         "max_worker_age_s",

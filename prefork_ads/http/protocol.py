@@ -36,7 +36,7 @@ from typing import cast
 import httptools
 
 from prefork_ads.http.heads import DOUBTS, MAX_REMEMBERED_BYTES, target_of
-from prefork_ads.http.hub import Hub
+from prefork_ads.http.hub import SWEEP_LATE_S, Hub
 from prefork_ads.http.message import (
     CONTENT_LENGTH,
     EXPECT,
@@ -321,8 +321,8 @@ class Connection(asyncio.Protocol):
         hub = self._hub
         hub.held += more
         if hub.held > hub.limits.max_held and self._receiving != LINGER:
-            # It goes now, not with the next sweep: until then others would be refused for it.
-            hub.held -= self._head_bytes + len(self._unfed)
+            # It goes now, not when all are counted: until then others would be refused for it.
+            hub.give_back(self._head_bytes + len(self._unfed))
             self._refuse(Refused(503, "Too much is under way at once.", b"Retry-After: 1\r\n"))
 
     def _feed_slices(self) -> None:
@@ -609,7 +609,7 @@ class Connection(asyncio.Protocol):
         """Close once what is written has left; a client that never reads has `send_timeout_s` for it."""
         if self._transport is None:
             return
-        if overdue_s > self._hub.limits.send_timeout_s:
+        if overdue_s > max(self._hub.limits.send_timeout_s, SWEEP_LATE_S):
             self._transport.abort()
         else:
             self._transport.close()

@@ -12,7 +12,7 @@ Must not know: how anything of it works.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from prefork_ads.ads.addresses import client_address
@@ -215,6 +215,11 @@ class AdServing:
         """What should be there before the first request."""
         readers = (reader.connected.wait() for reader in self._readers)
         return [self._steward.connected.wait(), *readers]
+
+    @property
+    def readers(self) -> Sequence[Reader[Unavailable]]:
+        """Those of people, of which one has to be connected for what has a cap to be shown."""
+        return self._readers
 
     async def first_catalog(self) -> None:
         """Until there is a catalog, and the newest if PostgreSQL is there. A large one takes seconds."""

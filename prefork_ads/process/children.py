@@ -153,6 +153,20 @@ class Children:
             slot.backoff.failures >= BOOT_ATTEMPTS for slot in self._workers if not slot.removing
         )
 
+    def incumbents(self, start: Start) -> list[Child]:
+        """Those whom the child of this `Start` must not be worse than: nobody, unless it is a candidate.
+
+        Of a slot without a worker that serves they are the others: a reload goes on with them.
+        """
+        if not start.gated or start.slot == KEEPER:
+            return []
+        serving = [
+            slot.current
+            for slot in self._workers
+            if slot.current is not None and slot.current.phase is Phase.READY
+        ]
+        return [child for child in serving if child.slot == start.slot] or serving
+
     def open_to(self, now_s: float, silent_at_s: DueS) -> frozenset[int]:
         """The slots that new connections are to go to.
 

@@ -23,11 +23,15 @@ class ChildContext:
     # This slot's listeners, one per address the host name stands for. They stay open in the master,
     # so closing them here resets nobody as long as the master lives.
     listeners: Sequence[socket.socket]
+    # Of these, those from which nobody else accepts.
+    own_listeners: Sequence[socket.socket] = ()
     seat: Seat
     scoreboard: Scoreboard
     parent_pid: int
     # The writing end of the pipe that wakes the master; what is to be said stands in the seat.
     wake_fd: int = field(repr=False)
+    # Whether somebody whom this child must not be worse than has a reader's connection to PostgreSQL.
+    incumbents_read: Callable[[], bool] = field(default=lambda: False, repr=False)
 
     def beat(self) -> None:
         """Alive: call it from the loop that serves, several times in `worker_timeout_s`."""

@@ -21,11 +21,12 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 from prefork_ads.config import Config
 from prefork_ads.errors import PreforkAdsError
 from prefork_ads.metrics import Counter
-from prefork_ads.process import affinity, log, spawn
+from prefork_ads.process import affinity, incumbents, log, spawn
 from prefork_ads.process.children import Children
 from prefork_ads.process.context import ChildContext, EntryPoint
 from prefork_ads.process.listener import Listeners
@@ -69,7 +70,9 @@ class Crew:
         keeper_main: EntryPoint,
         config_of: Callable[[int], Config],
         shed: Callable[[], None],
+        older_master: Callable[[], int | None],
     ) -> None:
+        """`older_master` is the pid of the one that serves until this one does, if there is one."""
         self.children = children
         self._listeners = listeners
         self._scoreboard = scoreboard
@@ -78,6 +81,7 @@ class Crew:
         self._config_of = config_of
         # Runs in each child first and closes what is the master's alone.
         self._shed_master = shed
+        self._older_master = older_master
         self._open_to: frozenset[int] = frozenset()
         # None until it has been tried.
         self.steers: bool | None = None
@@ -108,10 +112,12 @@ class Crew:
             generation=start.generation,
             config=config,
             listeners=[] if is_keeper else self._listeners.of(start.slot),
+            own_listeners=[] if is_keeper else self._listeners.own(start.slot),
             seat=seat,
             scoreboard=self._scoreboard,
             parent_pid=self._pid,
             wake_fd=self._out,
+            incumbents_read=self._incumbents_read(start),
         )
         entry_point = self._keeper_main if is_keeper else self._worker_main
         spawn.freeze_memory()
@@ -261,6 +267,15 @@ class Crew:
             logger.info("new connections go to %s", _listed(open_to, len(self._listeners)))
 
     # Inside.
+
+    def _incumbents_read(self, start: Start) -> Callable[[], bool]:
+        """What a child asks before it serves without a reader; see `incumbents`."""
+        older = self._older_master()
+        if older is not None and start.slot != KEEPER:
+            return partial(incumbents.older_server_reads, older)
+        seats = self._scoreboard.seats
+        sitting = [(seats[one.seat], one.pid) for one in self.children.incumbents(start)]
+        return partial(incumbents.anybody_reads, sitting)
 
     def _silent_at_s(self, child: Child) -> float:
         """When the child has said nothing for too long to be given new connections."""

@@ -18,6 +18,8 @@ leaves an empty directory if PostgreSQL is there.
 The database may be away for as long as it likes: nothing here is urgent, a week of days is made
 ahead. If the server was started without it, migrating is the keeper's first work.
 
+When the master was killed it sees the workers off before it ends itself, see `survivors`.
+
 Must not know: SQL, workers, what a partition is.
 """
 
@@ -41,7 +43,7 @@ from prefork_ads.db.migrate import migrate
 from prefork_ads.db.shipping import Attribution
 from prefork_ads.errors import PreforkAdsError, SchemaError
 from prefork_ads.metrics import Counter
-from prefork_ads.process import log
+from prefork_ads.process import log, survivors
 from prefork_ads.process.context import ChildContext
 from prefork_ads.process.journaling import place_of
 from prefork_ads.process.log import logger
@@ -109,6 +111,10 @@ class Keeper:
                     self._look_at_s = self._look() + time.monotonic()
                 self._pause()
         except _Stopped:
+            if self._context.orphaned:
+                # Those who drain may take their time: somebody else is to lead meanwhile.
+                self._disconnect()
+                survivors.see_off(self._context.scoreboard, self._context.config.drain_timeout_s)
             self._look_once_more()
             return 0
         finally:
@@ -165,6 +171,8 @@ class Keeper:
             # Else every wait would end at once.
             self._signals.recv(64)
         self._end_s = time.monotonic() + min(LAST_LOOK_S, self._context.config.drain_timeout_s / 2)
+        # A look makes room for the days' work when that is due, as it is for who was stopped at it.
+        self._tick_at_s = self._end_s
         with contextlib.suppress(_Stopped):
             self._look()
         with contextlib.suppress(OSError):
@@ -188,8 +196,7 @@ class Keeper:
             self._migrate()
         if self._connection is None or self._connection.closed:
             self._leads = False
-            self._connection = session.connect(config.dsn or "", insists=True)
-            self._connection.set_session(isolation_level="READ COMMITTED", autocommit=True)
+            self._connection = partitions.connect(config.dsn or "")
         if not self._leads:
             self._leads = partitions.take_leadership(self._connection)
             if not self._leads:

@@ -99,6 +99,10 @@ class Listeners:
     def of(self, slot: int) -> list[socket.socket]:
         return self._by_slot[slot]
 
+    def own(self, slot: int) -> list[socket.socket]:
+        """Those that no other slot accepts from: only their queues say how far behind this slot is."""
+        return [one for one in self._by_slot[slot] if sum(one in row for row in self._by_slot) == 1]
+
     @property
     def url(self) -> str:
         return self.address if self.address.startswith("unix:") else f"http://{self.address}"

@@ -54,8 +54,14 @@ def servers(proc: Path = Path("/proc")) -> list[Sighting]:
     return sorted(by_board.values(), key=lambda sighting: sighting.pid)
 
 
-def _sightings(proc: Path) -> Iterator[tuple[Sighting, tuple[int, int]]]:
-    for process in proc.glob("[0-9]*"):
+def master(pid: int, proc: Path = Path("/proc")) -> Sighting | None:
+    """The server of this master, unless it is gone or not ours to look into."""
+    found = next(_sightings(proc, str(pid)), None)
+    return None if found is None or not found[0].is_master else found[0]
+
+
+def _sightings(proc: Path, processes: str = "[0-9]*") -> Iterator[tuple[Sighting, tuple[int, int]]]:
+    for process in proc.glob(processes):
         try:
             title = _TITLE.match((process / "cmdline").read_bytes())
             numbers = sorted(int(fd.name) for fd in (process / "fd").iterdir()) if title else []
@@ -97,4 +103,4 @@ def age_s(pid: int, proc: Path = Path("/proc")) -> float | None:
     return max(0.0, up_s - int(fields[19]) / _CLOCK_TICKS)
 
 
-__all__ = ["NotAScoreboard", "Sighting", "age_s", "is_leaving", "servers"]
+__all__ = ["NotAScoreboard", "Sighting", "age_s", "is_leaving", "master", "servers"]

@@ -395,6 +395,7 @@ class Master:
             keeper_main=self._keeper_main,
             config_of=self._configs.__getitem__,
             shed=self._shed,
+            older_master=lambda: self._succession.older_pid,
         )
         self._crew = stack.enter_context(contextlib.closing(crew))
 

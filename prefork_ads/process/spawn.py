@@ -5,9 +5,9 @@ signal to a child that has just been born runs the inherited handler, which writ
 wake-up descriptor, and the *master* believes it was told to stop.
 
 The kernel sends a child SIGTERM when its master dies, so it drains and nothing is left running even
-after kill -9. The request does not survive exec or a change of user, and has no effect on a parent
-that is dead already, hence the look at getppid afterwards. "Parent" is the forking thread: the
-master has only one.
+after kill -9; `survivors` has what becomes of a child that does not hear it. The request does not survive
+exec or a change of user, and has no effect on a parent that is dead already, hence the look at getppid
+afterwards. "Parent" is the forking thread: the master has only one.
 
 Must not know: slots, respawning, what the entry point does.
 """

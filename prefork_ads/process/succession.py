@@ -87,6 +87,11 @@ class Succession:
         return self.successor is not None or self.predecessor is not None
 
     @property
+    def older_pid(self) -> int | None:
+        """The master that is the server until this one can be."""
+        return None if self.predecessor is None or self.in_charge else self.predecessor.pid
+
+    @property
     def lines(self) -> Iterator[Line]:
         """What to wait on."""
         for other in (self.predecessor, self.successor):

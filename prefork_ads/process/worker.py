@@ -39,6 +39,7 @@ from prefork_ads.db.queries import query
 from prefork_ads.db.reader import LookupLine, Reader
 from prefork_ads.db.shipping import Attribution
 from prefork_ads.db.writer import Batching, Writer
+from prefork_ads.dsn import redact_dsn
 from prefork_ads.events.event import EventClock
 from prefork_ads.events.uuid7 import Uuid7
 from prefork_ads.http.hub import Hub
@@ -48,8 +49,8 @@ from prefork_ads.http.outbox import Outbox
 from prefork_ads.http.overload import Overload
 from prefork_ads.http.protocol import Connection
 from prefork_ads.http.router import Router
-from prefork_ads.metrics import About, Counter, Gauge, exposition
-from prefork_ads.process.accept_queue import AcceptQueue, has_left
+from prefork_ads.metrics import TRACK_ANSWERS, About, Counter, Gauge, exposition
+from prefork_ads.process.accept_queue import GLANCE_EVERY, AcceptQueue, has_left
 from prefork_ads.process.adserving import AdServing
 from prefork_ads.process.context import ChildContext
 from prefork_ads.process.garbage import ALL_EVERY_S, Garbage
@@ -66,15 +67,20 @@ SWEEP_S = 0.25
 VITAL = frozenset({b"/healthz", b"/readyz", b"/metrics"})
 # How long a worker that cannot reach PostgreSQL waits before it serves what it can without it.
 FIRST_CONNECTION_S = 3.0
+# How long it goes on trying when those it is to replace have a reader's connection. Longer than a table is
+# locked or a network silent for in passing, and than some dead hosts in front of the DSN's living one take.
+READER_LIMIT_S = 15.0
+# And what of its time to boot at most, so that it ends with a reason before it is killed without one.
+CONNECTIONS_SHARE = 0.4
+LOOK_AGAIN_S = 0.1
 # What of its time to boot a worker spends on the catalog, if that takes so long.
 CATALOG_SHARE = 0.5
 # What counts for --max-requests.
 ANSWERED = (
     *(Counter.AD_FOUND, Counter.AD_UNKNOWN, Counter.AD_MALFORMED, Counter.AD_UNAVAILABLE),
     *(Counter.AD_REDIRECTED, Counter.AD_NO_ZONE),
-    *(Counter.IMPRESSIONS_TAKEN, Counter.VIEWABLES_TAKEN, Counter.CLICKS_TAKEN),
-    Counter.CONVERSIONS_TAKEN,
     *(Counter.LOG_ACCEPTED, Counter.LOG_MALFORMED, Counter.LOG_UNAVAILABLE),
+    *TRACK_ANSWERS.values(),
 )
 # What a stop "now" still allows for the events in memory.
 STOP_NOW_S = 1.0
@@ -132,7 +138,7 @@ class Worker:
         self._scraped, self._scraped_ns = b"", 0
         self._failed = False
         self._being_accepted: set[asyncio.Task[Any]] = set()
-        self._accept_queue = AcceptQueue(context.listeners, config.backlog)
+        self._accept_queue = AcceptQueue(context.own_listeners, config.backlog)
         self._draining = asyncio.Event()
         self._stop_now = asyncio.Event()
 
@@ -258,7 +264,9 @@ class Worker:
         ]
 
     def _connection(self) -> Connection:
-        self._counters[Counter.CONNECTIONS] += 1
+        self._counters[Counter.CONNECTIONS] = accepted = self._counters[Counter.CONNECTIONS] + 1
+        if not accepted % GLANCE_EVERY:
+            self._accept_queue.glance(time.monotonic(), accepted)
         return Connection(self._hub)
 
     def _why_not_ready(self) -> str:
@@ -313,14 +321,21 @@ class Worker:
     # -- while it runs -----------------------------------------------------------------------------
 
     async def _first_connections(self) -> None:
-        """Serve once PostgreSQL is reached; or, when it is away, with what works without it."""
+        """Serve once PostgreSQL is reached; or, when it is away, with what works without it.
+
+        It is not away for who was to replace a worker that has it: see `_match_incumbents`.
+        """
+        began = time.monotonic()
+        limit_s = min(READER_LIMIT_S, CONNECTIONS_SHARE * self._config.boot_timeout_s)
         waits = [self._writer.connected.wait(), *(r.connected.wait() for r in self._readers)]
         reached = asyncio.gather(*waits, *self._ads.first_connections())
         draining = asyncio.create_task(self._draining.wait())
         await asyncio.wait(
             (reached, draining), timeout=FIRST_CONNECTION_S, return_when=asyncio.FIRST_COMPLETED
         )
-        if not reached.done() and not draining.done():
+        if not reached.done():
+            await self._match_incumbents(began + limit_s)
+        if not reached.done() and not self._draining.is_set():
             logger.warning("serving without PostgreSQL until it can be reached")
         reached.cancel()
         catalog = asyncio.create_task(self._ads.first_catalog())
@@ -332,6 +347,32 @@ class Worker:
         for wait in (catalog, draining):
             wait.cancel()
         await asyncio.gather(reached, catalog, draining, return_exceptions=True)
+
+    async def _match_incumbents(self, until: float) -> None:
+        """Until this worker has a reader, or those who serve have none either. Else it has failed."""
+        while not self._draining.is_set():
+            obstacle = self._why_no_reader()
+            if not obstacle or not self._context.incumbents_read():
+                return
+            if time.monotonic() >= until:
+                logger.error(
+                    "no reader could connect to %s: %s. Whoever serves now has a reader's connection and is"
+                    " not replaced. Mend the settings or PostgreSQL, which must have room for the"
+                    " connections of the new workers beside the old ones, and try again.",
+                    redact_dsn(self._config.reader_dsn or self._config.dsn or ""),
+                    obstacle,
+                )
+                self._failed = True
+                self._draining.set()
+                return
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    def _why_no_reader(self) -> str:
+        """Empty when anything can be looked up: incumbents may know no more of people than we do."""
+        readers = (*self._readers, *self._ads.readers)
+        if any(reader.connected.is_set() for reader in readers):
+            return ""
+        return next((reader.obstacle for reader in readers if reader.obstacle), "no answer yet")
 
     async def _tick(self) -> None:
         """Heartbeat, clocks and time limits: proof that this loop is not blocked."""

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -11,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from prefork_ads.config import Config
+from prefork_ads.events.event import EventClock, line
+from prefork_ads.events.journal import Journal
+from prefork_ads.events.segments import new_stream
+from prefork_ads.events.uuid7 import Uuid7
 from prefork_ads.metrics import CELLS, Gauge
 from prefork_ads.process import keeper, log, spawn
 from prefork_ads.process.context import ChildContext
@@ -167,6 +172,26 @@ def test_while_a_statement_waits_it_beats_and_can_be_stopped(
         wait_until(lambda: running.seat.deadline > seen_s + 0.5, "heartbeats")
         assert running.stop() == 0
         wait_until(lambda: database.fetch(WAITING) == [(0,)], "the statement to be cancelled")
+
+
+def test_the_last_look_ships_all_though_the_days_are_due(
+    database: Database, keepers: Keepers
+) -> None:
+    """Other looks make room for them; a keeper that was stopped at their work does not go on with it."""
+    database.execute("SELECT request_log_ensure(current_date - 1, current_date + 1)")
+    config = Config(data_dir=keepers.folder)
+    config.journal_path.mkdir(mode=0o700)
+    left = Journal(config.journal_path, new_stream("test", 1, time.time()), segment_bytes=1 << 16)
+    stamp = EventClock(Uuid7()).stamp()
+    assert left.append(line(stamp, b"log", b"{}", b"test", None, "192.0.2.1", None))
+    left.write()
+    left.close()
+    with closing(database.connect(autocommit=False)) as holder, holder.cursor() as cursor:
+        cursor.execute("LOCK TABLE ONLY request_log IN SHARE UPDATE EXCLUSIVE MODE")
+        running = keepers.start(database.dsn)
+        wait_until(lambda: database.fetch(WAITING) == [(1,)], "the keeper to wait for the lock")
+        assert running.stop() == 0
+    assert database.fetch("SELECT count(*) FROM request_log") == [(1,)]
 
 
 def test_of_two_keepers_one_leads_and_the_other_takes_over(

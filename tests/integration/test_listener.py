@@ -14,7 +14,7 @@ import pytest
 
 from prefork_ads.errors import ConfigError, PortInUse
 from prefork_ads.process import port_owner
-from prefork_ads.process.listener import Listeners, open_tcp, open_unix, refuse_new
+from prefork_ads.process.listener import Listeners, adopt, open_tcp, open_unix, refuse_new
 
 LOOPBACK = "127.0.0.1"
 
@@ -566,3 +566,15 @@ def _in_child(work: Callable[[], None]) -> None:
         finally:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_queue_that_slots_share_is_nobodys_own() -> None:
+    """Of a service manager's two sockets for three slots; ours are each slot's own."""
+    with closing(open_tcp(LOOPBACK, 0, slots=3, backlog=64)) as ours:
+        assert [ours.own(slot) == ours.of(slot) for slot in range(3)] == [True] * 3
+    with closing(socket.create_server((LOOPBACK, 0), reuse_port=True)) as one:
+        second = socket.create_server(one.getsockname(), reuse_port=True)
+        with closing(second):
+            theirs = adopt([one, second], slots=3, backlog=64)
+            assert [theirs.of(slot) for slot in range(3)] == [[one], [second], [one]]
+            assert [theirs.own(slot) for slot in range(3)] == [[], [second], []]

@@ -123,6 +123,13 @@ def queued_up(server: Server, worker: int, clients: int) -> list[socket.socket]:
 # Death of a worker.
 
 
+def test_a_worker_knows_that_nobody_else_accepts_from_its_listener() -> None:
+    with toy(workers=2) as server:
+        connection = connect(server)
+        connection.sendall(GET.replace(b" / ", b" /own "))
+        assert read_all(connection) == "1"
+
+
 def test_connections_waiting_for_a_killed_worker_are_answered_by_its_successor() -> None:
     with toy(workers=2) as server:
         victim = server.worker(0)
@@ -476,6 +483,10 @@ def test_a_reload_that_shortens_the_drain_leaves_old_workers_the_time_they_recko
         os.kill(old, signal.SIGCONT)
         server.wait_for_line(rf"worker slot=0 pid={old} exited status=0")
         server.wait_for_line("reload: done generation=2")
+        # What follows is the end of the test, which a busy machine may take its time for.
+        (server.folder / "config").write_text("drain_timeout_s=300")
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("reload: done generation=3")
 
 
 def test_a_reload_with_a_broken_configuration_changes_nothing() -> None:
@@ -639,6 +650,34 @@ def test_nothing_is_left_when_the_master_is_killed() -> None:
         server.signal(signal.SIGKILL)
         assert server.wait() == -signal.SIGKILL
         server.assert_nothing_runs()
+
+
+def test_a_worker_that_hangs_does_not_outlive_a_killed_master() -> None:
+    """It does not hear that the master is dead, and would keep its port from the next server."""
+    with toy("worker_timeout_s=1.5", workers=2) as server:
+        server.wait_for_line("keeper pid=.* ready")
+        port, victim = server.port, server.worker(1)
+        freeze(server.pid)
+        freeze(victim)
+        server.signal(signal.SIGKILL)
+        server.wait()
+        server.assert_nothing_runs()
+        killed = rf"keeper\[\d+\] error: worker slot=1 pid={victim} is killed: no heartbeat"
+        assert server.count(killed) == 1
+        assert server.count("is killed") == 1, "the other one has ended by itself"
+    with toy(f"port={port}", workers=1) as successor:
+        assert successor.port == port
+
+
+def test_a_worker_that_does_not_end_does_not_outlive_a_killed_master() -> None:
+    """It has time until a master that lived would have killed it."""
+    with toy("drain_timeout_s=1", "worker_timeout_s=300", workers=2) as server:
+        server.wait_for_line("keeper pid=.* ready")
+        (server.folder / "drain").write_text("hang")
+        server.signal(signal.SIGKILL)
+        server.wait()
+        server.assert_nothing_runs()
+        assert server.count(r"worker slot=\d pid=\d+ is killed: not drained in time") == 2
 
 
 def test_a_killed_master_takes_nobody_down_who_had_got_through() -> None:

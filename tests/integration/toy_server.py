@@ -26,7 +26,7 @@ from pathlib import Path
 from prefork_ads.config import Config
 from prefork_ads.errors import ConfigError, PreforkAdsError
 from prefork_ads.metrics import CELLS, Gauge
-from prefork_ads.process import steering
+from prefork_ads.process import steering, survivors
 from prefork_ads.process.activation import take_sockets
 from prefork_ads.process.context import ChildContext
 from prefork_ads.process.listener import ACCEPT_GRACE_S, refuse_new
@@ -117,6 +117,8 @@ def _answer_queue(listener: socket.socket, context: ChildContext) -> None:
                 signal.pause()
             context.seat.counters[0] += 1
             told = f"{context.slot} {context.generation} {os.getpid()} {context.config.max_url}"
+            if b"/own" in request:
+                told = str(len(context.own_listeners))
             connection.sendall(ANSWER.format(len(told), told).encode())
 
 
@@ -130,6 +132,8 @@ def keeper_main(context: ChildContext) -> int:
     while not signals.terminated:
         context.beat()
         select.select([signals.wake], [], [], 0.1)
+    if context.orphaned:
+        survivors.see_off(context.scoreboard, context.config.drain_timeout_s)
     return 0
 
 

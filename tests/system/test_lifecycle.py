@@ -116,6 +116,24 @@ def test_a_master_killed_under_load_fails_no_request(database: Database) -> None
         assert logged(database, "lifecycle") == clients.answered
 
 
+def test_a_worker_that_hangs_does_not_outlive_a_killed_master(database: Database) -> None:
+    """Nor does it keep the port, or what it has acknowledged."""
+    with Server("--worker-timeout-s", "2", dsn=database.dsn, workers=1) as server:
+        server.wait_for_line("keeper pid=.* ready")
+        port, victim = server.port, server.worker(0)
+        with socket.create_connection(("127.0.0.1", port), 30) as connection:
+            connection.sendall(LOG)
+            assert status_of(connection) == b"HTTP/1.1 204 No Content"
+        os.kill(victim, signal.SIGSTOP)
+        server.signal(signal.SIGKILL)
+        server.wait()
+        server.assert_nothing_runs()
+        assert server.count(rf"keeper\[\d+\] error: worker slot=0 pid={victim} is killed") == 1
+        assert logged(database, "queue") == 1
+    with Server("--port", str(port), dsn=database.dsn, workers=1) as successor:
+        assert successor.port == port
+
+
 def test_nothing_is_left_when_the_master_of_an_embedded_database_is_killed() -> None:
     with Server() as server:
         assert len(server.processes()) >= 5

@@ -377,10 +377,12 @@ def test_metrics_go_on_when_a_worker_is_killed(database: Database) -> None:
         for _ in range(10):
             assert ask(server.port, message("/log?a=1")).status == 204
         assert ask(server.port, message(f"/ad?id={UNKNOWN}")).status == 204
+        assert ask(server.port, message("/c/none")).status == 403
         wait_until(lambda: scrape(server.port)("log_rows_total") == 11, "all rows written", 40)
         before = scrape(server.port)
         assert before("request_duration_seconds_count", endpoint="log") == 10
         assert before("request_duration_seconds_count", endpoint="ad") == 1
+        assert before("request_duration_seconds_count", endpoint="track") == 1
         assert before("lookup_duration_seconds_count") == 1
         assert before("lookup_batch_keys_sum") == 1
         assert before("log_batch_rows_sum") == 11
@@ -394,6 +396,8 @@ def test_metrics_go_on_when_a_worker_is_killed(database: Database) -> None:
                 now = sum(v for n, their, v in after.samples if (n, their) == (name, labels))
                 assert now >= value, (name, labels)
         assert after("request_duration_seconds_count", endpoint="log") == 10
+        assert after("request_duration_seconds_count", endpoint="track") == 1
+        assert after("requests_total", endpoint="track", status="403") == 1
         assert after("respawns_total", cause="signal") == 1
         assert after("respawns_total") == 1
         assert after("workers_started_total") == 2

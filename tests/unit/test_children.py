@@ -394,6 +394,30 @@ def test_a_reload_mends_a_slot_that_kept_crashing_without_waiting_for_its_pause(
     assert house.children.ready_workers == 1
 
 
+def test_a_candidate_must_not_be_worse_than_whoever_serves_in_its_slot() -> None:
+    house = House(workers=2)
+    one, other, _ = house.start_all()
+    house.children.reload(2)
+    assert house.children.incumbents(Start(0, 2, gated=True)) == [one]
+    assert house.children.incumbents(Start(1, 2, gated=True)) == [other]
+    assert house.children.incumbents(Start(KEEPER, 2, gated=True)) == []
+
+
+def test_a_candidate_for_an_empty_slot_must_not_be_worse_than_the_others() -> None:
+    """They are next: a reload that goes on with one that is would take them, too."""
+    house = House(workers=2)
+    one, other, _ = house.start_all()
+    house.gone(one)
+    house.children.reload(2)
+    assert house.children.incumbents(Start(0, 2, gated=True)) == [other]
+
+
+def test_who_replaces_nobody_is_compared_with_nobody() -> None:
+    house = House(workers=2)
+    house.gone(house.start_all()[0])
+    assert house.children.incumbents(Start(0, 1)) == []
+
+
 # Stop.
 
 

@@ -1,12 +1,13 @@
 """The command line without a database: help, exit statuses, completion, messages."""
 
+import errno
 import importlib
 import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -19,6 +20,10 @@ from prefork_ads.cli.options import settings
 from prefork_ads.cli.progress import Progress, counted, show_time
 from prefork_ads.cli.reference import BEGIN, END, reference
 from prefork_ads.cli.wiring import Examples, what_to_try
+from prefork_ads.errors import DataDirError, JournalDamaged
+from prefork_ads.events import inspection
+from prefork_ads.events.inspection import Judgement
+from prefork_ads.events.segments import list_segments
 from prefork_ads.options import GROUPS, OPTIONS
 from tests.unit.journal_bed import make_journal, put
 
@@ -244,6 +249,35 @@ def test_one_segment_is_not_several(tmp_path: Path) -> None:
     assert verified.stdout == "1 segment with 1 event, all sound.\n"
     shown = run("journal", "status", "--journal-dir", str(tmp_path), HOME=str(tmp_path))
     assert f"{tmp_path}: 1 segment, " in shown.stdout
+
+
+def test_a_segment_that_cannot_be_read_hides_nothing_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        journal = make_journal(tmp_path)
+        put(journal, number)
+        journal.close()
+    bad, other = (file.path for file in list_segments(tmp_path))
+    judge = inspection.judge
+
+    def judge_what_can_be_read(path: Path, progress: Callable[[int], None]) -> Judgement | None:
+        if path == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return judge(path, progress)
+
+    monkeypatch.setattr(inspection, "judge", judge_what_can_be_read)
+    where = ["journal", "verify", "--journal-dir", str(tmp_path)]
+    first = CliRunner().invoke(cli, where)
+    assert isinstance(first.exception, DataDirError)
+    assert f"{bad} cannot be read: " in first.stderr
+    assert str(first.exception).startswith("1 of 2 segments could not be read")
+    with other.open("ab") as file:
+        file.write(b"not an event\n")
+    second = CliRunner().invoke(cli, where)
+    assert f"{other}: line 2, byte" in second.stderr
+    assert isinstance(second.exception, JournalDamaged)
+    assert str(second.exception) == "1 of 2 segments is damaged. 1 could not be read."
 
 
 def test_options_in_front_of_a_command_count_for_it() -> None:

@@ -28,6 +28,7 @@ def crew() -> Iterator[Crew]:
             keeper_main=lambda context: 0,
             config_of=lambda generation: Config(),
             shed=lambda: None,
+            older_master=lambda: None,
         )
         with closing(made):
             yield made

@@ -3,7 +3,7 @@
 import pytest
 
 from prefork_ads.http import hub as hub_module
-from prefork_ads.http.hub import FEED_SLICE_BYTES, SWEEP_SLICE
+from prefork_ads.http.hub import FEED_SLICE_BYTES, SWEEP_LEAST, SWEEP_ROUND, SWEEP_SLICE
 from prefork_ads.http.message import Request
 from tests.unit.http_bed import LIMITS, Bed, Client, limits, one_by_one
 
@@ -504,6 +504,135 @@ def test_a_sweep_is_not_one_slice_a_round(monkeypatch: pytest.MonkeyPatch) -> No
     bed.time += LIMITS.head_timeout_s + 1
     bed.hub.sweep(bed.time)
     assert all(client.connection.scheduled for client in clients)
+
+
+def test_of_many_each_sweep_looks_at_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "SWEEP_LEAST", 2)
+    bed = Bed()
+    clients = [bed.connect().send(b"GET") for _ in range(SWEEP_ROUND * SWEEP_SLICE * 3)]
+    bed.time += LIMITS.head_timeout_s + 1
+    ended = [0]
+    for _ in range(SWEEP_ROUND):
+        bed.pass_time(0.25)
+        ended.append(sum(client.statuses() == [408] for client in clients))
+    assert ended == [len(clients) * part // SWEEP_ROUND for part in range(SWEEP_ROUND + 1)]
+
+
+def test_of_a_thousand_each_sweep_looks_at_all() -> None:
+    bed = Bed(limits=limits(max_connections=SWEEP_LEAST))
+    clients = [bed.connect().send(b"GET") for _ in range(SWEEP_LEAST)]
+    bed.pass_time(LIMITS.head_timeout_s + 1)
+    assert all(client.statuses() == [408] for client in clients)
+
+
+def test_when_much_is_held_each_sweep_looks_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held decides who is sent away: it is to be counted soon, however many they are."""
+    monkeypatch.setattr(hub_module, "SWEEP_LEAST", 2)
+    piece = get(b"/log")[:-2]
+    number = 10 * SWEEP_SLICE
+    bed = Bed(limits=limits(max_held=2 * number * len(piece) - 1))
+    clients = [bed.connect().send(piece) for _ in range(number)]
+    for client in clients:
+        client.send(b"\r\n")
+    bed.pass_time(0.25)
+    assert bed.hub.held == 0
+
+
+def test_a_round_is_as_many_sweeps_whatever_their_parts_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Slices and parts need not divide each other: no sweep is the last, and no round has a fifth."""
+    monkeypatch.setattr(hub_module, "SWEEP_LEAST", 5)
+    bed = Bed()
+    for _ in range(SWEEP_ROUND * 13 - 1):
+        bed.connect().send(b"GET")
+    for _ in range(3):
+        unswept = []
+        for _ in range(SWEEP_ROUND):
+            bed.pass_time(0.25)
+            unswept.append(len(bed.hub._unswept))
+        assert unswept[-1] == 0
+        assert all(unswept[:-1])
+
+
+def test_a_sweep_that_goes_on_is_not_begun_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "SWEEP_LEAST", 2 * SWEEP_SLICE)
+    monkeypatch.setattr(hub_module, "SWEEP_TURN_S", 0.0)
+    bed = Bed()
+    for _ in range(SWEEP_ROUND * 2 * SWEEP_SLICE):
+        bed.connect().send(b"GET")
+    bed.tick()
+    for _ in range(3):
+        bed.hub.sweep(bed.time)
+    assert len(bed._soon) == 1
+
+
+def test_what_is_held_is_right_within_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before all were counted does a count take the place of what was reported."""
+    monkeypatch.setattr(hub_module, "SWEEP_LEAST", SWEEP_SLICE)
+    bed = Bed()
+    piece = get(b"/log")[:-2]
+    clients = [bed.connect().send(piece) for _ in range(16 * SWEEP_SLICE)]
+    held = len(clients) * len(piece)
+    for _ in range(SWEEP_ROUND + 1):
+        bed.pass_time(0.25)
+        assert bed.hub.held == held
+    for client in clients:
+        client.send(b"X: ")
+    for _ in range(2 * SWEEP_ROUND):
+        bed.pass_time(0.25)
+        assert bed.hub.held >= held + 3 * len(clients), "nothing reported is lost"
+    assert bed.hub.held == held + 3 * len(clients)
+
+
+def test_one_refused_within_a_round_is_taken_off_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held may be taken for too much for a while, and never for too little."""
+    monkeypatch.setattr(hub_module, "SWEEP_LEAST", SWEEP_SLICE)
+    piece = get(b"/log")[:-2]
+    first = 12 * SWEEP_SLICE
+    most = (first + 50) * len(piece)
+    bed = Bed(limits=limits(max_held=most))
+    clients = [bed.connect().send(piece) for _ in range(first)]
+    bed.pass_time(0.25)
+    for _ in range(50):
+        bed.connect().send(piece)
+    uncounted = [client for client in clients if client.connection in bed.hub._unswept]
+    assert 0 < len(uncounted) < len(clients)
+    for client in uncounted:
+        client.send(b"X: ")
+        assert client.statuses() == [503]
+        bed.connect().send(piece)
+    for _ in range(2 * SWEEP_ROUND):
+        bed.pass_time(0.25)
+        assert bed.hub.held >= most
+
+
+def test_one_that_is_looked_at_late_is_closed_and_not_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may have an answer to read yet, and no more than the sweep is to blame."""
+    monkeypatch.setattr(hub_module, "SWEEP_LEAST", SWEEP_SLICE)
+    bed = Bed(limits=limits(send_timeout_s=0.5))
+    clients = [bed.connect().send(get(b"/log")) for _ in range(SWEEP_ROUND * SWEEP_SLICE)]
+    bed.tick()
+    bed.time += LIMITS.idle_timeout_s
+    for _ in range(SWEEP_ROUND + 1):
+        bed.pass_time(0.25)
+    assert all(client.transport.closing for client in clients)
+    assert not any(client.transport.aborted for client in clients)
+
+
+def test_a_part_that_is_late_does_not_delay_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an overload a slice is all there is time for: those not looked at are added to the next part."""
+    monkeypatch.setattr(hub_module, "SWEEP_LEAST", 2)
+    monkeypatch.setattr(hub_module, "SWEEP_TURN_S", 0.0)
+    bed = Bed()
+    clients = [bed.connect().send(b"GET") for _ in range(SWEEP_ROUND * SWEEP_SLICE * 2)]
+    bed.time += LIMITS.head_timeout_s + 1
+    for _ in range(SWEEP_ROUND):
+        bed.hub.sweep(bed.time)
+    bed.tick()
+    assert all(client.statuses() == [408] for client in clients)
 
 
 def test_a_connection_that_ends_before_its_turn_in_the_sweep(

@@ -97,6 +97,14 @@ def test_the_new_one_is_in_charge_when_the_old_one_is_dead(pair: Pair) -> None:
     assert pair.new.hear() == [TakeCharge(pair.predecessor, asked_to=False), Alone(OLD_PID)]
 
 
+def test_the_older_master_serves_until_the_new_one_is_in_charge(pair: Pair) -> None:
+    assert pair.new.older_pid == OLD_PID
+    assert pair.old.older_pid is None
+    pair.hand_over()
+    pair.new.hear()
+    assert pair.new.older_pid is None
+
+
 def test_ready_is_heard_once(pair: Pair) -> None:
     pair.hand_over()
     pair.new.ready()
