@@ -23,7 +23,7 @@ from functools import partial
 
 from prefork_ads import __version__
 from prefork_ads.ads import clients
-from prefork_ads.cli.database import name_of, refusals_told, say
+from prefork_ads.cli.database import name_of, refusals_told
 from prefork_ads.cli.progress import Progress
 from prefork_ads.config import Config
 from prefork_ads.db import partitions, session, variants, zones
@@ -35,6 +35,7 @@ from prefork_ads.options import OPTIONS
 from prefork_ads.process import activation, affinity, listener, log, streams
 from prefork_ads.process.keeper import keeper_main
 from prefork_ads.process.log import logger
+from prefork_ads.process.log_sink import LogSink
 from prefork_ads.process.master import Master
 from prefork_ads.process.postgres import PostgresOwner
 from prefork_ads.process.scoreboard import Scoreboard
@@ -271,11 +272,10 @@ def _load_demo_catalog(dsn: str) -> None:
 
 
 def _show(text: str) -> None:
-    """To people. That nobody reads standard error any more is no reason to stop serving."""
-    try:
-        say(text)
-    except OSError:
-        streams.flush()
+    """To people, also with a log file. No more is it waited for than a line of the log: we serve by now."""
+    sink = LogSink()
+    sink.add(f"{text}\n".encode())
+    sink.close()
 
 
 def _report(message: str) -> None:

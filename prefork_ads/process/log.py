@@ -6,7 +6,8 @@ programs that read it.
 
 Each line is one write(). That keeps lines of several processes apart (a pipe takes up to 4096 bytes in
 one piece) and leaves nothing in a buffer when a child ends by os._exit or a signal. No line is waited
-for, see `log_sink`.
+for, see `log_sink`. What libraries say goes the same way: by itself Python writes it to standard error,
+where it would be waited for, in a form of its own, and not in --log-file.
 
 Must not know: who logs what.
 """
@@ -20,6 +21,9 @@ from pathlib import Path
 from prefork_ads.process.log_sink import LogSink
 
 logger = logging.getLogger("prefork_ads")
+
+# Who else may speak in a process of ours. The last one is for warnings.
+_LIBRARIES = ("asyncio", "aiopg", "py.warnings")
 
 # How long a process that ends waits for whoever reads its last lines.
 LAST_LINES_S = 0.5
@@ -52,6 +56,11 @@ def _time(record: logging.LogRecord) -> str:
     return time.removesuffix("+00:00") + "Z"
 
 
+def _message(record: logging.LogRecord) -> str:
+    """Without the ends of lines that a warning of Python's has."""
+    return record.getMessage().rstrip()
+
+
 class _TextFormatter(logging.Formatter):
     def __init__(self, role: str) -> None:
         super().__init__()
@@ -59,7 +68,7 @@ class _TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        line = f"{_time(record)} {self._role}[{record.process}] {level}{record.getMessage()}"
+        line = f"{_time(record)} {self._role}[{record.process}] {level}{_message(record)}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -77,7 +86,7 @@ class _JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             **self._who,
             "pid": record.process,
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         if record.exc_info:
             members["exception"] = self.formatException(record.exc_info)
@@ -122,9 +131,11 @@ def configure(role: str, level: int = logging.INFO) -> None:
     handler = _log.handler
     handler.sink.after_fork()
     handler.setFormatter(_JsonFormatter(role) if _log.json else _TextFormatter(role))
-    logger.handlers[:] = [handler]
     logger.setLevel(level)
-    logger.propagate = False
+    for one in (logger, *map(logging.getLogger, _LIBRARIES)):
+        one.handlers[:] = [handler]
+        one.propagate = False
+    logging.captureWarnings(True)
 
 
 def push() -> int:

@@ -497,6 +497,7 @@ def test_nobody_reads_the_log(database: Database) -> None:
     """The server goes on all the same: it answers, replaces workers, reloads; and tells it later."""
     with PipedServer(dsn=database.dsn, workers=1) as server:
         port = server.port
+        # At any moment from here on, also between two of the first lines.
         server.fill()
         server.signal(signal.SIGHUP)
         wait_until(lambda: scrape(port)("workers_started_total") == 2, "the reload", 60)

@@ -3,12 +3,14 @@
 A test that waited would hang: that is how it fails.
 """
 
+import asyncio
 import fcntl
 import json
 import logging
 import os
 import re
 import socket
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,10 +43,13 @@ def pipe() -> Iterator[tuple[int, int]]:
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[Path]:
     """The log goes there for the time of a test."""
-    before = logger.handlers[:], logger.level, logger.propagate
+    loggers = [logger, *map(logging.getLogger, log._LIBRARIES)]
+    before = [(one.handlers[:], one.level, one.propagate) for one in loggers]
     yield tmp_path / "the.log"
     open_log("text", None)
-    logger.handlers[:], logger.level, logger.propagate = before
+    logging.captureWarnings(False)
+    for one, was in zip(loggers, before, strict=True):
+        one.handlers[:], one.level, one.propagate = was
 
 
 def read_all(fd: int) -> bytes:
@@ -126,6 +131,25 @@ def test_a_failure_has_its_traceback(file: Path) -> None:
     assert exception.endswith("ValueError: so")
     assert text[0].endswith("error: it failed")
     assert text[-1] == "ValueError: so"
+
+
+def test_what_libraries_say_is_in_the_log_too(file: Path) -> None:
+    """Python's own way is standard error, in another form, and waited for."""
+    open_log("json", file)
+    configure("worker-1")
+    loop = asyncio.new_event_loop()
+    loop.default_exception_handler({"message": "nobody asked", "exception": ValueError("no")})
+    loop.close()
+    warnings.showwarning("never awaited", RuntimeWarning, "a.py", 7, None, "line")
+    logging.getLogger("asyncio").info("selected by itself")
+    loops, warning = objects(file)
+    assert (loops["level"], loops["slot"]) == ("error", 1)
+    assert loops["message"].startswith("nobody asked")
+    assert "ValueError: no" in loops["exception"]
+    assert (warning["level"], warning["message"]) == (
+        "warning",
+        "a.py:7: RuntimeWarning: never awaited\n  line",
+    )
 
 
 def test_members_of_its_own_stay_what_they_are(file: Path) -> None:

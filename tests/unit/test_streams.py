@@ -1,7 +1,9 @@
 """Standard output and error when nobody reads them any more, or never did."""
 
+import fcntl
 import io
 import os
+import signal
 import stat
 import sys
 from collections.abc import Iterator
@@ -63,11 +65,51 @@ def test_a_stream_that_never_was_is_no_trouble(name: str, monkeypatch: pytest.Mo
     streams.flush()
 
 
+@contextmanager
+def piped_stderr() -> Iterator[tuple[int, int]]:
+    """Descriptor 2 is a pipe, for a while: its two ends. Who is stopped by it is let go after 10 s."""
+
+    def let_go(*_: object) -> None:
+        raise AssertionError("it waits for whoever reads standard error")
+
+    kept = os.dup(2)
+    read, write = os.pipe()
+    before = signal.signal(signal.SIGALRM, let_go)
+    try:
+        os.dup2(write, 2)
+        stream = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), write_through=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stderr", stream)
+            signal.alarm(10)
+            yield read, write
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        os.dup2(kept, 2)
+        for fd in (kept, read, write):
+            os.close(fd)
+
+
+def test_a_greeting_that_somebody_reads() -> None:
+    with piped_stderr() as (read, _):
+        wiring._show("Try it:\n  curl")
+        assert os.read(read, 100) == b"Try it:\n  curl\n"
+
+
 def test_a_greeting_that_nobody_reads_leaves_nothing_behind() -> None:
     """What it left would fail every fork of the master, and its exit status."""
-    with broken_stderr():
+    with piped_stderr() as (read, _), Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), read)
         wiring._show("Try it")
         sys.stderr.flush()
+
+
+def test_a_greeting_is_not_waited_for() -> None:
+    """The master shows it when it serves already; a full pipe would stop it for good."""
+    with piped_stderr() as (_, write):
+        room = fcntl.fcntl(write, fcntl.F_GETPIPE_SZ)
+        os.write(write, bytes(room))
+        wiring._show("Try it")
 
 
 def forked(entry_point: EntryPoint) -> int:
