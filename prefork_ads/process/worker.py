@@ -245,6 +245,7 @@ class Worker:
             self._request_failed,
             self._request_refused,
             loop.call_soon,
+            loop.call_later,
             vital=VITAL,
         )
         outbox.stopwatch = meter

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any, Final
 
 from prefork_ads.http.hub import Hub
@@ -177,6 +178,8 @@ class Bed:
 
     def __post_init__(self) -> None:
         self._soon: list[Callable[[], None]] = []
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.stopwatch_s = 0.0
         self.answers = Answers(lambda: 1_700_000_000.0)
         self.hub = Hub(
             self._handle,
@@ -186,13 +189,25 @@ class Bed:
             lambda what, error: self.failures.append((what, error)),
             self.refusals.append,
             self._soon.append,
+            self._call_later,
             VITAL,
+            stopwatch=lambda: self.stopwatch_s,
         )
         self.hub.sweep(self.time)
         self._clients: list[Client] = []
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         """As the loop's."""
+        self._soon.append(callback)
+
+    def _call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """As the loop's, by the stopwatch of sweeps, which nothing else goes by."""
+        self.timers.append((self.stopwatch_s + seconds, callback))
+
+    def next_timer(self) -> None:
+        """The time has come for the first of them."""
+        self.timers.sort(key=itemgetter(0))
+        self.stopwatch_s, callback = self.timers.pop(0)
         self._soon.append(callback)
 
     def connect(self, peer: object = PEER) -> Client:
@@ -205,7 +220,9 @@ class Bed:
         moving = True
         while moving:
             moving = sum(client.receive() for client in self._clients) > 0
-            while self._soon:
+            while self._soon or self.timers:
+                if not self._soon:
+                    self.next_timer()
                 scheduled, self._soon[:] = self._soon[:], []
                 for callback in scheduled:
                     callback()

@@ -3,8 +3,18 @@
 import pytest
 
 from prefork_ads.http import hub as hub_module
-from prefork_ads.http.hub import FEED_SLICE_BYTES, SWEEP_LEAST, SWEEP_ROUND, SWEEP_SLICE
+from prefork_ads.http.hub import (
+    FEED_SLICE_BYTES,
+    SWEEP_AT_ONCE,
+    SWEEP_DUE,
+    SWEEP_LEAST,
+    SWEEP_OVER_S,
+    SWEEP_ROUND,
+    SWEEP_SHARE,
+    SWEEP_SLICE,
+)
 from prefork_ads.http.message import Request
+from prefork_ads.http.protocol import Connection
 from tests.unit.http_bed import LIMITS, Bed, Client, limits, one_by_one
 
 HOST = b"Host: ads.example\r\n"
@@ -504,6 +514,79 @@ def test_a_sweep_is_not_one_slice_a_round(monkeypatch: pytest.MonkeyPatch) -> No
     bed.time += LIMITS.head_timeout_s + 1
     bed.hub.sweep(bed.time)
     assert all(client.connection.scheduled for client in clients)
+
+
+def looked_at(clients: list[Client]) -> int:
+    """How many of these, whose time is over, were noticed."""
+    return sum(client.connection.scheduled for client in clients)
+
+
+def a_crowd(bed: Bed, number: int) -> list[Client]:
+    """So many whose time is over."""
+    clients = [bed.connect().send(b"GET") for _ in range(number)]
+    bed.time += LIMITS.head_timeout_s + 1
+    return clients
+
+
+def test_a_sweep_is_spread_over_its_time() -> None:
+    """Who has to end costs a hundred times as much as who stays, and they come in crowds."""
+    bed = Bed()
+    clients = a_crowd(bed, 10 * SWEEP_AT_ONCE)
+    bed.hub.sweep(bed.time)
+    before, began_s = looked_at(clients), bed.stopwatch_s
+    assert before == SWEEP_AT_ONCE
+    while bed.timers:
+        bed.next_timer()
+        bed._soon.pop()()
+        done = looked_at(clients)
+        assert 0 < done - before <= 2 * SWEEP_DUE
+        before = done
+        part = (bed.stopwatch_s - began_s) / SWEEP_OVER_S
+        assert done >= min(1.0, part) * len(clients)
+    assert before == len(clients)
+    assert bed.stopwatch_s - began_s <= SWEEP_OVER_S
+
+
+def test_a_sweep_that_is_behind_goes_on_in_each_round() -> None:
+    """An overload: nobody but the loop itself says when it goes on."""
+    bed = Bed()
+    clients = a_crowd(bed, 10 * SWEEP_AT_ONCE)
+    bed.hub.sweep(bed.time)
+    bed.next_timer()
+    bed.stopwatch_s += SWEEP_OVER_S
+    bed._soon.pop()()
+    assert looked_at(clients) == len(clients)
+    assert not bed.timers
+
+
+def test_a_sweep_that_is_behind_has_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else rounds of a tenth of a second would leave it behind for good."""
+    monkeypatch.setattr(hub_module, "SWEEP_TURN_S", 0.0)
+    bed = Bed()
+    clients = a_crowd(bed, 10 * SWEEP_AT_ONCE)
+    bed.hub.sweep(bed.time)
+    first = looked_at(clients)
+    check = Connection.check
+
+    def a_millisecond(connection: Connection, now: float) -> int:
+        bed.stopwatch_s += 0.001
+        return check(connection, now)
+
+    monkeypatch.setattr(Connection, "check", a_millisecond)
+    bed.stopwatch_s += 1.0
+    bed._soon.pop()()
+    share = int(SWEEP_SHARE / 0.001)
+    assert share <= looked_at(clients) - first <= share + SWEEP_SLICE
+
+
+def test_when_much_is_held_no_sweep_rests() -> None:
+    bed = Bed(limits=limits(max_held=100_000))
+    piece = get(b"/log")[:-2]
+    for _ in range(60_000 // len(piece)):
+        bed.connect().send(piece)
+    bed.hub.sweep(bed.time)
+    assert not bed.timers
+    assert not bed.hub._unswept
 
 
 def test_of_many_each_sweep_looks_at_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
