@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -273,9 +273,8 @@ def _load_demo_catalog(dsn: str) -> None:
 
 def _show(text: str) -> None:
     """To people, also with a log file. No more is it waited for than a line of the log: we serve by now."""
-    sink = LogSink()
-    sink.add(f"{text}\n".encode())
-    sink.close()
+    with suppress(OSError), closing(LogSink()) as sink:
+        sink.add(f"{text}\n".encode(errors="backslashreplace"))
 
 
 def _report(message: str) -> None:

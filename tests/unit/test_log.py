@@ -221,6 +221,25 @@ def test_no_standard_error_at_all(pipe: tuple[int, int]) -> None:
     assert sink.take_dropped() == 1
 
 
+def test_a_line_that_comes_while_one_is_written_waits_for_its_turn(tmp_path: Path) -> None:
+    """As when the garbage collector runs just then, and destroys a task that failed unnoticed."""
+    sink = LogSink(tmp_path / "the.log")
+    write, late = sink._write, [b"late\n"]
+
+    def interrupted(line: bytes) -> int:
+        written = write(line)
+        while late:
+            sink.add(late.pop())
+        return written
+
+    sink._write = interrupted
+    for line in (b"first\n", b"last\n"):
+        sink.add(line)
+    sink.close()
+    assert (tmp_path / "the.log").read_bytes() == b"first\nlate\nlast\n"
+    assert sink._waiting_bytes == 0
+
+
 def test_a_line_longer_than_a_pipe_comes_whole(pipe: tuple[int, int]) -> None:
     read, write = pipe
     sink = LogSink(fd=write)

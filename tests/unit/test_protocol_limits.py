@@ -1,16 +1,16 @@
 """How much one client may use: bytes, answers, time, connections; and what happens past it."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 
 from prefork_ads.http import hub as hub_module
 from prefork_ads.http.hub import (
     FEED_SLICE_BYTES,
-    SWEEP_AT_ONCE,
-    SWEEP_DUE,
+    SWEEP_LATE_S,
     SWEEP_LEAST,
-    SWEEP_OVER_S,
     SWEEP_ROUND,
-    SWEEP_SHARE,
     SWEEP_SLICE,
 )
 from prefork_ads.http.message import Request
@@ -528,55 +528,146 @@ def a_crowd(bed: Bed, number: int) -> list[Client]:
     return clients
 
 
-def test_a_sweep_is_spread_over_its_time() -> None:
-    """Who has to end costs a hundred times as much as who stays, and they come in crowds."""
-    bed = Bed()
-    clients = a_crowd(bed, 10 * SWEEP_AT_ONCE)
+@pytest.mark.parametrize("number", [200, 640, 3000])
+def test_a_sweep_is_spread_over_its_time(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Who has to end costs fifty times as much as who stays, and they come in crowds."""
+    monkeypatch.setattr(hub_module, "SWEEP_LEAST", 10_000)
+    bed = Bed(limits=limits(max_connections=number))
+    # A sweep of before, so that this one is not the first.
+    bed.pass_time(0.25)
+    clients = a_crowd(bed, number)
+    began_s = bed.stopwatch_s = 7.0
     bed.hub.sweep(bed.time)
-    before, began_s = looked_at(clients), bed.stopwatch_s
-    assert before == SWEEP_AT_ONCE
+    before, slices = looked_at(clients), 0
+    assert before == 64
     while bed.timers:
         bed.next_timer()
         bed._soon.pop()()
+        slices += 1
         done = looked_at(clients)
-        assert 0 < done - before <= 2 * SWEEP_DUE
+        assert 0 < done - before <= max(2 * 64, 2 * number / 100)
         before = done
-        part = (bed.stopwatch_s - began_s) / SWEEP_OVER_S
-        assert done >= min(1.0, part) * len(clients)
-    assert before == len(clients)
-    assert bed.stopwatch_s - began_s <= SWEEP_OVER_S
+        part = (bed.stopwatch_s - began_s) / 0.2
+        assert min(1.0, part) * number <= done <= part * number + 2 * 64
+    assert before == number
+    assert bed.stopwatch_s - began_s <= 0.2
+    assert slices <= min(101, number / 64), "each wakes an idle worker"
 
 
 def test_a_sweep_that_is_behind_goes_on_in_each_round() -> None:
     """An overload: nobody but the loop itself says when it goes on."""
     bed = Bed()
-    clients = a_crowd(bed, 10 * SWEEP_AT_ONCE)
+    clients = a_crowd(bed, 640)
     bed.hub.sweep(bed.time)
     bed.next_timer()
-    bed.stopwatch_s += SWEEP_OVER_S
+    bed.stopwatch_s += 0.2
     bed._soon.pop()()
     assert looked_at(clients) == len(clients)
     assert not bed.timers
 
 
-def test_a_sweep_that_is_behind_has_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else rounds of a tenth of a second would leave it behind for good."""
-    monkeypatch.setattr(hub_module, "SWEEP_TURN_S", 0.0)
+def test_what_a_sweep_takes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a millisecond, or a seventh of the time since it was last at work."""
     bed = Bed()
-    clients = a_crowd(bed, 10 * SWEEP_AT_ONCE)
-    bed.hub.sweep(bed.time)
-    first = looked_at(clients)
+    clients = a_crowd(bed, 640)
     check = Connection.check
 
-    def a_millisecond(connection: Connection, now: float) -> int:
-        bed.stopwatch_s += 0.001
+    def a_while(connection: Connection, now: float) -> int:
+        bed.stopwatch_s += 0.0001
         return check(connection, now)
 
-    monkeypatch.setattr(Connection, "check", a_millisecond)
-    bed.stopwatch_s += 1.0
-    bed._soon.pop()()
-    share = int(SWEEP_SHARE / 0.001)
-    assert share <= looked_at(clients) - first <= share + SWEEP_SLICE
+    monkeypatch.setattr(Connection, "check", a_while)
+    # It is long since the last one.
+    bed.stopwatch_s = 7.0
+    bed.hub.sweep(bed.time)
+    before = looked_at(clients)
+    assert 5 <= before <= 5 + SWEEP_SLICE
+    for _ in range(2):
+        bed.stopwatch_s += 0.02
+        bed._soon.pop()()
+        taken, before = looked_at(clients) - before, looked_at(clients)
+        assert 30 <= taken <= 40
+
+
+def test_what_a_sweep_has_left_does_not_wait_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "SWEEP_LEAST", 100)
+    monkeypatch.setattr(hub_module, "SWEEP_TURN_S", 0.0)
+    bed = Bed()
+    clients = a_crowd(bed, 400)
+    for _ in range(2):
+        bed.hub.sweep(bed.time)
+        assert looked_at(clients) == SWEEP_SLICE
+    while bed._soon:
+        bed._soon.pop()()
+    assert len(bed.hub._unswept) == len(clients) - 100 - 64
+
+
+@pytest.mark.parametrize(
+    ("number", "ending", "round_s"),
+    [
+        (20_000, 0, 0.1),
+        (20_000, 0, 0.01),
+        (20_000, 250, 0.003),
+        (20_000, 250, 0.01),
+        (5_000, 60, 0.1),
+    ],
+)
+def test_limits_hold_in_an_overload(number: int, ending: int, round_s: float) -> None:
+    """Rounds of the loop are long, a look takes 2 µs and an end 100; everybody is seen in time.
+
+    `ending`: so many of them have to end in each quarter second.
+    """
+    bed = Bed()
+    seen_s = dict.fromkeys(range(number), 0.0)
+    late_s = 0.0
+
+    @dataclass(frozen=True)
+    class One:
+        place: int
+
+        def check(self, _: float) -> int:
+            nonlocal late_s
+            bed.stopwatch_s += 100e-6 if self.place % number < ending * 4 else 2e-6
+            late_s = max(late_s, bed.stopwatch_s - seen_s[self.place])
+            seen_s[self.place] = bed.stopwatch_s
+            return 0
+
+    everybody: Any = {One(place) for place in range(number)}
+    bed.hub.connections = everybody
+    next_sweep_s = 0.0
+    while bed.stopwatch_s < 10.0:
+        began_s = bed.stopwatch_s
+        if began_s >= next_sweep_s:
+            next_sweep_s = began_s + 0.25
+            bed.hub.sweep(bed.time)
+        soon, bed._soon[:] = bed._soon[:], []
+        for callback in soon:
+            callback()
+        if bed.timers and bed.timers[0][0] <= bed.stopwatch_s:
+            _, callback = bed.timers.pop()
+            callback()
+        assert bed.stopwatch_s - began_s <= 0.002 + 0.2 * round_s, "others are to be served"
+        bed.stopwatch_s += round_s
+    assert late_s <= SWEEP_LATE_S
+
+
+def test_a_look_that_fails_does_not_end_the_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    bed = Bed()
+    clients = a_crowd(bed, 640)
+    bed.hub.sweep(bed.time)
+    check = Connection.check
+
+    def fails(connection: Connection, now: float) -> int:
+        monkeypatch.setattr(Connection, "check", check)
+        raise ValueError("this one")
+
+    monkeypatch.setattr(Connection, "check", fails)
+    bed.next_timer()
+    with pytest.raises(ValueError, match="this one"):
+        bed._soon.pop()()
+    for _ in range(2 * SWEEP_ROUND):
+        bed.pass_time(0.25)
+    assert all(client.statuses() == [408] for client in clients)
 
 
 def test_when_much_is_held_no_sweep_rests() -> None:

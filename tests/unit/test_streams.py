@@ -92,8 +92,10 @@ def piped_stderr() -> Iterator[tuple[int, int]]:
 
 def test_a_greeting_that_somebody_reads() -> None:
     with piped_stderr() as (read, _):
-        wiring._show("Try it:\n  curl")
-        assert os.read(read, 100) == b"Try it:\n  curl\n"
+        before = sorted(Path("/proc/self/fd").iterdir())
+        wiring._show("Try it:\n  curl \udcff")
+        assert os.read(read, 100) == b"Try it:\n  curl \\udcff\n"
+        assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
 def test_a_greeting_that_nobody_reads_leaves_nothing_behind() -> None:
