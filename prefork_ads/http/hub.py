@@ -11,8 +11,8 @@ A sweep is spread over SWEEP_OVER_S, which ends before the next one: some connec
 What is looked at costs 2 µs, what has to end fifty times that, and those whose time is over come in crowds:
 one after the other they would take a third of a quarter second, and whoever asks just then waits behind some
 of them. *Measured* beside 19,000 of which 1,000 a second are sent away (time from request to answer, of 1,500
-a second; without the crowd 0.18 and 0.20 ms): as fast as the loop allows p90 0.8 and p95 2.0 ms, spread 0.3 and 0.4.
-(The p99 was 3 to 6 ms both ways: there the machine stood still now and then.)
+a second; without the crowd 0.18 and 0.20 ms): as fast as the loop allows p90 0.8 and p95 2.0 ms, spread 0.3
+and 0.4. (The p99 was 3 to 6 ms both ways: there the machine stood still now and then.)
 
 An overload has rounds of the loop of a tenth of a second, and limits are to hold just then. So a sweep with
 more to look at than may wait goes on in each round, for SWEEP_TURN_S or for SWEEP_SHARE of the time since its
