@@ -27,7 +27,9 @@ descriptors (`descriptor`). *Measured*:
 - a connection whose other end closed with bytes of ours unread (a server that stops under load) is in
   error for epoll; uvloop calls the reader once more and never again. aiopg reads what was left, the
   farewell, and waits for an end that nobody reports: *measured*, a writer deaf for 31 s. So while a
-  statement runs we look at the descriptor ourselves now and then;
+  statement runs we look at the descriptor ourselves now and then (a COPY does so by itself). A loop that
+  was held up calls timers before readers: what the server said last, and even the answer, may still be
+  there to read, and is read;
 - `wait_for(aiopg.connect())` breaks on Python 3.11, aiopg's own `timeout` does not;
 - enable_hstore costs a query per connection, and uuids are wanted as text, so all three are off;
 - executemany, commit and rollback are refused in asynchronous mode: every statement string is its own
@@ -63,6 +65,8 @@ from prefork_ads.errors import ConfigError, DatabaseUnavailable
 
 # How long a connection may be dead before a statement that waits on it notices.
 LOOK_EVERY_S: Final = 0.25
+# A socket holds a few megabytes, and libpq takes at least 8 KiB of them at once.
+LAST_READS: Final = 1024
 # Per address: a SYN that was lost is sent again after one second, and a far server needs some round trips.
 CONNECT_LIMIT_S: Final = 3.0
 # How long what we sent may stay unacknowledged by the peer's kernel, and a silent peer be believed in.
@@ -163,7 +167,6 @@ class AsyncConnection:
         Returns the value that the condition returned; None: it returned no row, and nothing took effect.
         Raises ConnectionLost, StatementTimeout or StatementFailed.
         """
-        self._look_later()
         try:
             text: bytes = self._cursor.raw.mogrify(statement, parameters)
             return await copy_in(self._connection, text, data, timeout_s=timeout_s)
@@ -177,21 +180,24 @@ class AsyncConnection:
             if error.sqlstate == _CANCELLED:
                 raise StatementTimeout(str(error)) from None
             raise StatementFailed(error, error.sqlstate) from None
-        finally:
-            self._looking.cancel()
 
     def _look_later(self) -> None:
         loop = asyncio.get_running_loop()
         self._looking = loop.call_later(LOOK_EVERY_S, self._look)
 
     def _look(self) -> None:
-        """Close a connection that is dead; aiopg then wakes whoever waits on it."""
+        """Have a dead connection read to its end; aiopg then wakes whoever waits on it."""
         if self.closed:
             return
-        if self._is_dead():
-            self.close()
-        else:
+        if not self._is_dead():
             self._look_later()
+            return
+        for _ in range(LAST_READS):
+            self._connection._ready(self._connection._weakref)
+            waiter = self._connection._waiter
+            if self.closed or waiter is None or waiter.done():
+                return
+        self.close()
 
     def _is_dead(self) -> bool:
         poll = select.poll()

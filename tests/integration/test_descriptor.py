@@ -3,15 +3,21 @@
 import asyncio
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from typing import Any
 
 import psycopg2
 import pytest
 import uvloop
 
-from prefork_ads.db.connection import AsyncConnection, ConnectionLost, open_connection
+from prefork_ads.db.connection import (
+    LOOK_EVERY_S,
+    AsyncConnection,
+    ConnectionLost,
+    open_connection,
+)
 from tests.conftest import Database
 
 LIMIT_S = 60.0
@@ -90,6 +96,46 @@ async def terminate(connection: AsyncConnection, role: str) -> None:
     )
 
 
+WAITS = "SELECT pg_advisory_lock(1)"
+BACKEND = "FROM pg_stat_activity WHERE datname = current_database() AND query = %s"
+
+
+async def ends_while_the_loop_is_held_up(
+    database: Database, doomed: AsyncConnection, *, answered: bool
+) -> None:
+    """Run a statement whose backend ends, `answered` or not, before the loop reads again.
+
+    Raises what the statement raises. Held up where it reads, the loop looks at its timers first then.
+    """
+
+    def hold_up() -> None:
+        ours.recv(1)
+        wait_for("active")
+        if answered:
+            holder.close()
+            wait_for("idle")
+        ended = database.fetch(f"SELECT pg_terminate_backend(pid, 60000) {BACKEND}", WAITS)
+        assert ended == [(True,)]
+        time.sleep(2 * LOOK_EVERY_S)
+
+    def wait_for(state: str) -> None:
+        until = time.monotonic() + LIMIT_S
+        while not database.fetch(f"SELECT {BACKEND} AND state = %s", WAITS, state):
+            assert time.monotonic() < until, f"the statement's backend is not {state}"
+
+    ours, theirs = socket.socketpair()
+    holder = database.connect()
+    with ours, theirs, closing(holder), holder.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(1) AS held")
+        loop = asyncio.get_running_loop()
+        loop.add_reader(ours, hold_up)
+        theirs.send(b"x")
+        try:
+            await doomed.execute(WAITS, timeout_s=LIMIT_S)
+        finally:
+            loop.remove_reader(ours)
+
+
 def test_a_second_close_leaves_alone_who_has_the_number_now(database: Database) -> None:
     async def scenario() -> None:
         connection = await open_connection(database.dsn, role="test")
@@ -155,6 +201,31 @@ def test_a_statement_hears_that_its_backend_was_terminated(
                 with pytest.raises(ConnectionLost, match="administrator command"):
                     await sleeping
             assert not asyncio.get_running_loop().remove_reader(number)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("descriptor", [0, FD_SETSIZE])
+def test_who_looks_before_the_loop_has_read_hears_its_last_words_too(
+    database: Database, descriptor: int
+) -> None:
+    async def scenario() -> None:
+        async with one_that_will_end(database, descriptor) as (doomed, number, _):
+            with pytest.raises(ConnectionLost, match="administrator command"):
+                await ends_while_the_loop_is_held_up(database, doomed, answered=False)
+            assert not asyncio.get_running_loop().remove_reader(number)
+
+    run(scenario())
+
+
+def test_who_looks_before_the_loop_has_read_knows_what_took_effect(database: Database) -> None:
+    """The answer came, then the end. Its rows may be gone with the connection, its success is not."""
+
+    async def scenario() -> None:
+        async with one_that_will_end(database, 0) as (doomed, _, _other):
+            await ends_while_the_loop_is_held_up(database, doomed, answered=True)
+            with pytest.raises(ConnectionLost):
+                await doomed.execute("SELECT 1", timeout_s=LIMIT_S)
 
     run(scenario())
 
