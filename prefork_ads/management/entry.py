@@ -194,11 +194,13 @@ def json_of(node: Node) -> Any:
 
 
 def _value_of(node: Text) -> Any:
-    text = node.text
     if node.empty:
         return None
-    if not node.plain:
-        return text
+    return plain_value(node.text) if node.plain else node.text
+
+
+def plain_value(text: str) -> Any:
+    """What text stands for that has no quotation marks, and is not empty."""
     if text in ("true", "false"):
         return text == "true"
     if _INTEGER.fullmatch(text) and -(2**63) <= int(text) < 2**64:

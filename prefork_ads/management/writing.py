@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import yaml
 
+from prefork_ads.management.entry import plain_value
 from prefork_ads.management.items import DEFAULTS, PLURALS, Item, Items
 from prefork_ads.management.moments import read_zone, show_end, show_start
 
@@ -79,6 +80,9 @@ def _represent_plain(dumper: Any, text: Plain) -> Any:
 
 def _represent_text(dumper: Any, text: str) -> Any:
     style = "|" if "\n" in text and "\r" not in text else None
+    # PyYAML leaves quotation marks off where YAML 1.1 sees no number: 1e3 and 08 are some to our reader.
+    if not isinstance(plain_value(text), str):
+        style = "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

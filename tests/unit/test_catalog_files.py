@@ -9,7 +9,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefork_ads.demo import catalog_path
@@ -17,6 +17,7 @@ from prefork_ads.errors import ConfigError
 from prefork_ads.management import reading, yaml_tree
 from prefork_ads.management.complaints import Complaints, Mark, Refused
 from prefork_ads.management.difference import Plan, describe, plan
+from prefork_ads.management.entry import json_of
 from prefork_ads.management.items import Items
 from prefork_ads.management.moments import (
     BadMoment,
@@ -26,7 +27,7 @@ from prefork_ads.management.moments import (
     show_end,
     show_start,
 )
-from prefork_ads.management.writing import to_yaml
+from prefork_ads.management.writing import dump, to_yaml
 from prefork_ads.management.yaml_tree import Listing, Members, Text
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -299,6 +300,19 @@ def test_text_is_not_guessed_at() -> None:
         "keywords": {"any": ["007"]},
     }
     assert added.columns["goal_total"] == 50_000
+
+
+@settings(max_examples=300)
+@given(st.text(alphabet=st.sampled_from("0189+-.,_eExo:~ \n"), max_size=8))
+@example("1e3")
+@example("08")
+@example("true")
+@example("~")
+def test_text_that_looks_like_something_else_is_written_so_that_it_stays_text(text: str) -> None:
+    written = dump({"a title": text, "words": [text]})
+    node = yaml_tree.read(written, "c.yaml", Complaints())
+    assert node is not None
+    assert json_of(node) == {"a title": text, "words": [text]}
 
 
 def test_days_and_hours_may_be_spans() -> None:
