@@ -193,10 +193,10 @@ class AsyncConnection:
             self._look_later()
             return
         for _ in range(LAST_READS):
-            self._connection._ready(self._connection._weakref)
             waiter = self._connection._waiter
             if self.closed or waiter is None or waiter.done():
                 return
+            self._connection._ready(self._connection._weakref)
         self.close()
 
     def _is_dead(self) -> bool:
@@ -206,7 +206,7 @@ class AsyncConnection:
         return bool(poll.poll(0))
 
     def rows(self) -> list[tuple[Any, ...]]:
-        """All rows of the last statement. Raises ConnectionLost."""
+        """All rows of the last statement. Raises ConnectionLost, also where the statement succeeded."""
         try:
             # The cursor below aiopg's: its fetchall is a coroutine around a call that never waits.
             rows: list[tuple[Any, ...]] = self._cursor.raw.fetchall()

@@ -79,6 +79,13 @@ def conversation(pgconn: int, statement: bytes, data: bytes) -> Conversation:
     the COPY answer, if there are any, is passed over. The connection must be
     idle and non-blocking. Raises CopyLost or CopyRefused.
     """
+    try:
+        return (yield from _converse(pgconn, statement, data))
+    except CopyLost as lost:
+        raise CopyLost(_last_words(pgconn) or str(lost)) from None
+
+
+def _converse(pgconn: int, statement: bytes, data: bytes) -> Conversation:
     _check(pgconn, _send_query(pgconn, statement))
     yield from _flush_all(pgconn)
     results = _Results()
@@ -106,6 +113,24 @@ def conversation(pgconn: int, statement: bytes, data: bytes) -> Conversation:
             raise CopyLost(str(results.error))
         raise results.error
     return results.value
+
+
+def _last_words(pgconn: int) -> str | None:
+    """What PostgreSQL said of the end, where libpq has received it and only tells that there was one.
+
+    While we send data libpq reads no answer (*measured*: "server closed the connection unexpectedly", and
+    in its memory lay "terminating connection due to administrator command").
+    """
+    if _is_open(pgconn):
+        # To ask for an answer might mean to wait for it.
+        return None
+    # Nothing is sent any more; it has libpq read answers again.
+    _put_copy_end(pgconn, None)
+    results = _Results()
+    while results.error is None and (result := _get_result(pgconn)):
+        if _take(result, results) in _COPIES:
+            return None
+    return str(results.error) if results.error is not None and results.error.sqlstate else None
 
 
 async def copy_in(

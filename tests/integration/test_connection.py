@@ -16,6 +16,7 @@ import pytest
 import uvloop
 
 from prefork_ads.db.connection import (
+    LAST_READS,
     PEER_LIMIT_S,
     ConnectionLost,
     StatementFailed,
@@ -177,10 +178,20 @@ def test_an_idle_connection_that_postgres_ends_shows_as_closed(database: Databas
     run(scenario())
 
 
+@pytest.mark.parametrize("looks", [0, 3])
+@pytest.mark.parametrize("last_reads", [0, LAST_READS])
 def test_a_server_that_parts_with_our_bytes_unread_is_noticed(
-    database: Database, tmp_path: Path
+    database: Database,
+    tmp_path: Path,
+    looks: int,
+    last_reads: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The kernel reports an error, uvloop calls aiopg once, aiopg reads the farewell and waits for ever."""
+    """The kernel reports an error, uvloop calls aiopg once, aiopg reads the farewell and waits for ever.
+
+    Also after some looks at a living one, and where there is more to read than we read.
+    """
+    monkeypatch.setattr("prefork_ads.db.connection.LAST_READS", last_reads)
 
     async def scenario() -> None:
         async with Proxy(database.dsn, tmp_path) as proxy:
@@ -189,10 +200,18 @@ def test_a_server_that_parts_with_our_bytes_unread_is_noticed(
             running = asyncio.create_task(connection.execute("SELECT 1", timeout_s=60))
             # One turn of the loop sends the statement.
             await asyncio.sleep(0)
+            for _ in range(looks):
+                looked_at = connection._looking
+                async with asyncio.timeout(10):
+                    # Turns of the loop, until it has looked.
+                    while connection._looking is looked_at:  # noqa: ASYNC110
+                        await asyncio.sleep(0)
             await proxy.part_rudely()
             async with asyncio.timeout(10):
                 with pytest.raises(ConnectionLost):
                     await running
+            assert connection.closed
+            assert connection._looking.cancelled()
 
     run(scenario())
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import aiopg
@@ -207,7 +207,7 @@ def test_a_backend_that_is_terminated_is_a_lost_connection(tables: Database) -> 
             )
             await waits_for_lock(tables, pid)
             await ask(other, f"SELECT pg_terminate_backend({pid})")
-            with pytest.raises(CopyLost):
+            with pytest.raises(CopyLost, match="administrator command"):
                 await copying
             assert connection.closed
 
@@ -216,6 +216,37 @@ def test_a_backend_that_is_terminated_is_a_lost_connection(tables: Database) -> 
         run(scenario())
         holder.rollback()
     holder.close()
+    assert stored(tables) == (0, 0)
+
+
+def test_a_backend_that_is_terminated_while_we_send_is_heard_too(tables: Database) -> None:
+    """It waits at the first row, and what we send fills both sockets; libpq reads no answer meanwhile."""
+    tables.execute(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN new; END'"
+    )
+    tables.execute("CREATE TRIGGER wait BEFORE INSERT ON line FOR EACH ROW EXECUTE FUNCTION wait()")
+
+    async def scenario() -> None:
+        async with connected(tables.dsn) as connection, connected(tables.dsn) as other:
+            [(pid,)] = await ask(connection, "SELECT pg_backend_pid()")
+            line = b"1\t" + b"x" * 1000 + b"\n"
+            copying = asyncio.create_task(
+                copy_in(connection, MOVE + COPY, line * 50_000, timeout_s=LIMIT_S)
+            )
+            await waits_for_lock(tables, pid)
+            async with asyncio.timeout(LIMIT_S):
+                # Turns of the loop, in which it sends.
+                while not connection._writing:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+            await ask(other, f"SELECT pg_terminate_backend({pid})")
+            with pytest.raises(CopyLost, match="administrator command"):
+                await copying
+            assert connection.closed
+
+    with closing(tables.connect()) as holder, holder.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(1)")
+        run(scenario())
     assert stored(tables) == (0, 0)
 
 

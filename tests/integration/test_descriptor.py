@@ -81,10 +81,13 @@ async def one_that_will_end(
     other = await open_connection(database.dsn, role="other")
     with taken_up_to(descriptor):
         doomed = await open_connection(database.dsn, role="doomed")
-    number = number_of(doomed)
-    assert number >= descriptor
-    yield doomed, number, other
-    other.close()
+    try:
+        number = number_of(doomed)
+        assert number >= descriptor
+        yield doomed, number, other
+    finally:
+        other.close()
+        doomed.close()
 
 
 async def terminate(connection: AsyncConnection, role: str) -> None:
