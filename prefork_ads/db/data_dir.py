@@ -43,6 +43,8 @@ PORT: Final = 5432  # names the socket's file; nothing listens on TCP
 SOCKET_PATH_LIMIT_BYTES: Final = 107
 START_LIMIT_S: Final = 60.0  # crash recovery of a few GB of WAL fits
 POLL_S: Final = 0.005
+# Each look reads all of /proc.
+SURVIVORS_POLL_S: Final = 0.05
 LOG_LIMIT_BYTES: Final = 8 << 20
 LOG_TAIL_LINES: Final = 15
 
@@ -121,6 +123,33 @@ def wait_until_gone(data_dir: Path, limit_s: float) -> RunningServer | None:
     while (running := find_running(data_dir)) is not None and time.monotonic() < give_up_at:
         time.sleep(POLL_S)
     return running
+
+
+def find_survivors(data_dir: Path) -> list[int]:
+    """Backends of this directory's server; where no server runs they have outlived it.
+
+    Whoever kills a postmaster leaves them to notice it, which takes them milliseconds, or as long as their
+    statement does. Until then they hold its shared memory, and PostgreSQL starts no other on it.
+    """
+    pgdata = (data_dir / "postgres").resolve()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink() != pgdata:
+                continue
+            # Not by its title, which a backend replaces. A package that was upgraded is "postgres (deleted)".
+            if (process / "exe").readlink().name.startswith("postgres"):
+                found.append(int(process.name))
+        except OSError:
+            continue  # it has ended, or is somebody else's
+    return found
+
+
+def wait_for_survivors(data_dir: Path, limit_s: float) -> None:
+    """Wait for them to end, no longer than this."""
+    give_up_at = time.monotonic() + limit_s
+    while find_survivors(data_dir) and time.monotonic() < give_up_at:
+        time.sleep(SURVIVORS_POLL_S)
 
 
 @contextlib.contextmanager

@@ -52,6 +52,9 @@ QUIT_LIMIT_S: Final = 10.0
 # Between kill -9 of a master and PostgreSQL's "stopping": the owner has to notice it in between, and a
 # loaded machine lets it wait. Whoever starts a second server by mistake learns it after this time.
 DYING_LIMIT_S: Final = 3.0
+# For backends that outlived their postmaster. One in the middle of a statement may take longer; then it is
+# PostgreSQL that says why it does not start.
+SURVIVORS_LIMIT_S: Final = 15.0
 INITDB_NEEDS_BYTES: Final = 128 << 20
 CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 
@@ -173,9 +176,13 @@ class EmbeddedPostgres:
                 f"{self.data_dir} is in use: PostgreSQL runs there with pid {running.pid}. "
                 "Stop the prefork-ads it belongs to, or choose another --data-dir."
             )
+        survivors = places.find_survivors(self.data_dir)
+        if survivors:
+            pids = ", ".join(map(str, survivors))
+            self._report(f"waiting for what is left of a PostgreSQL that was killed (pid {pids})")
+            places.wait_for_survivors(self.data_dir, SURVIVORS_LIMIT_S)
         # A pid file that is left names no server of this directory. PostgreSQL itself removes one
-        # whose number belongs to nobody, but stops at one whose number is in use again. A backend
-        # that outlived its postmaster is still noticed, by the shared memory it is attached to.
+        # whose number belongs to nobody, but stops at one whose number is in use again.
         (self.pgdata / "postmaster.pid").unlink(missing_ok=True)
 
     def _make_cluster(self, binaries: Path, user: User | None) -> None:

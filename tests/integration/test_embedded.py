@@ -310,6 +310,44 @@ def test_a_server_that_died_is_started_again(data_dir: Path) -> None:
         assert ask(postgres.dsn) == 1
 
 
+def test_what_outlived_a_postmaster_is_waited_for(data_dir: Path) -> None:
+    """It holds the shared memory, and no other server starts on it. This one is stopped until we wait."""
+    said: list[str] = []
+
+    def let_it_end(message: str) -> None:
+        said.append(message)
+        os.kill(backend, signal.SIGCONT)
+
+    with EmbeddedPostgres(data_dir, report=let_it_end, settings=TEST_SETTINGS) as postgres:
+        with contextlib.closing(psycopg2.connect(postgres.dsn)) as held:
+            backend = held.info.backend_pid
+            os.kill(backend, signal.SIGSTOP)
+            assert postgres.pid is not None
+            os.kill(postgres.pid, signal.SIGKILL)
+            wait_until(lambda: not postgres.alive, "the postmaster to die")
+            postgres.start()
+        assert ask(postgres.dsn) == 1
+    [message] = said
+    assert message.startswith("waiting for what is left of a PostgreSQL that was killed (pid ")
+    assert str(backend) in message
+
+
+def test_what_outlives_a_postmaster_for_long_is_told_in_the_servers_own_words(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "SURVIVORS_LIMIT_S", 0.1)
+    with server(data_dir) as postgres, contextlib.closing(psycopg2.connect(postgres.dsn)) as held:
+        os.kill(held.info.backend_pid, signal.SIGSTOP)
+        try:
+            assert postgres.pid is not None
+            os.kill(postgres.pid, signal.SIGKILL)
+            wait_until(lambda: not postgres.alive, "the postmaster to die")
+            with pytest.raises(DataDirError, match="shared memory block"):
+                postgres.start()
+        finally:
+            os.kill(held.info.backend_pid, signal.SIGKILL)
+
+
 def test_a_server_that_does_not_listen_is_killed(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
