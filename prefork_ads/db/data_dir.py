@@ -9,6 +9,8 @@
 Facts that shaped it:
 - A pid file proves nothing: after a power cut its number may belong to anybody. A postmaster works
   in its data directory, so the process whose working directory that is, is the one.
+- Root may not see where another user's process works without CAP_SYS_PTRACE, which containers leave out by
+  default. What a postmaster was told when it was started everybody may see.
 - A socket's path holds at most 107 bytes, and libpq splits host names at commas.
 - As root we write into a directory that the server's user owns, so nothing here follows a link.
 
@@ -25,7 +27,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL
@@ -77,11 +79,26 @@ def find_running(data_dir: Path) -> RunningServer | None:
     if not lines[0].isdigit():
         return None
     try:
-        if not Path(f"/proc/{lines[0]}/cwd").samefile(pgdata):
-            return None
-    except (FileNotFoundError, PermissionError, ProcessLookupError):
-        return None  # nobody, a zombie, or somebody else's process, which cannot be ours
-    return RunningServer(int(lines[0]), lines[7], lines[4])
+        is_ours = _works_in(lines[0], pgdata)
+    except PermissionError:
+        is_ours = _was_told(lines[0], pgdata)
+    except (FileNotFoundError, ProcessLookupError):
+        return None  # nobody, or a zombie
+    return RunningServer(int(lines[0]), lines[7], lines[4]) if is_ours else None
+
+
+def _works_in(pid: str, directory: Path) -> bool:
+    """Whether a process works there. Raises OSError: it is gone, or not ours to look at."""
+    return Path(f"/proc/{pid}/cwd").samefile(directory)
+
+
+def _was_told(pid: str, pgdata: Path) -> bool:
+    """Whether a process was started as the server of this cluster."""
+    try:
+        told = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return told[1] == b"-D" and Path(os.fsdecode(told[2])).samefile(pgdata)
+    except (OSError, IndexError):
+        return False
 
 
 def find_staying(data_dir: Path, patience_s: float) -> RunningServer | None:
@@ -131,25 +148,28 @@ def find_survivors(data_dir: Path) -> list[int]:
     Whoever kills a postmaster leaves them to notice it, which takes them milliseconds, or as long as their
     statement does. Until then they hold its shared memory, and PostgreSQL starts no other on it.
     """
-    pgdata = (data_dir / "postgres").resolve()
+    pgdata = data_dir / "postgres"
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "cwd").readlink() != pgdata:
-                continue
             # Not by its title, which a backend replaces. A package that was upgraded is "postgres (deleted)".
-            if (process / "exe").readlink().name.startswith("postgres"):
+            is_server = (process / "exe").readlink().name in ("postgres", "postgres (deleted)")
+            if is_server and _works_in(process.name, pgdata):
                 found.append(int(process.name))
         except OSError:
             continue  # it has ended, or is somebody else's
     return found
 
 
-def wait_for_survivors(data_dir: Path, limit_s: float) -> None:
-    """Wait for them to end, no longer than this."""
+def wait_for_survivors(data_dir: Path, limit_s: float, tell: Callable[[list[int]], None]) -> None:
+    """Wait for them to end, no longer than this. Tells of those that do not end at once."""
     give_up_at = time.monotonic() + limit_s
+    told = False
     while find_survivors(data_dir) and time.monotonic() < give_up_at:
         time.sleep(SURVIVORS_POLL_S)
+        if not told and (survivors := find_survivors(data_dir)):
+            tell(survivors)
+            told = True
 
 
 @contextlib.contextmanager

@@ -176,14 +176,14 @@ class EmbeddedPostgres:
                 f"{self.data_dir} is in use: PostgreSQL runs there with pid {running.pid}. "
                 "Stop the prefork-ads it belongs to, or choose another --data-dir."
             )
-        survivors = places.find_survivors(self.data_dir)
-        if survivors:
-            pids = ", ".join(map(str, survivors))
-            self._report(f"waiting for what is left of a PostgreSQL that was killed (pid {pids})")
-            places.wait_for_survivors(self.data_dir, SURVIVORS_LIMIT_S)
+        places.wait_for_survivors(self.data_dir, SURVIVORS_LIMIT_S, self._tell_of_survivors)
         # A pid file that is left names no server of this directory. PostgreSQL itself removes one
         # whose number belongs to nobody, but stops at one whose number is in use again.
         (self.pgdata / "postmaster.pid").unlink(missing_ok=True)
+
+    def _tell_of_survivors(self, pids: list[int]) -> None:
+        listed = ", ".join(map(str, pids))
+        self._report(f"waiting for what is left of another PostgreSQL (pid {listed})")
 
     def _make_cluster(self, binaries: Path, user: User | None) -> None:
         version_file = self.pgdata / "PG_VERSION"

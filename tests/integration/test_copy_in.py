@@ -14,6 +14,7 @@ from prefork_ads.db.copy_in import CopyLost, CopyRefused, copy_in
 from prefork_ads.db.descriptor import Connection
 from tests.conftest import Database
 from tests.proxy import Proxy
+from tests.support import wait_until
 
 MOVE = b"UPDATE ledger SET position = 7 WHERE position = 0 RETURNING position;"
 COPY = b"COPY line (n, text) FROM STDIN"
@@ -248,6 +249,28 @@ def test_a_backend_that_is_terminated_while_we_send_is_heard_too(tables: Databas
         cursor.execute("SELECT pg_advisory_lock(1)")
         run(scenario())
     assert stored(tables) == (0, 0)
+
+
+def test_a_second_copy_in_the_string_is_not_answered_and_stores_nothing(tables: Database) -> None:
+    async def scenario() -> None:
+        async with connected(tables.dsn) as connection:
+            with pytest.raises(CopyLost, match="asks for another COPY"):
+                await copy_in(connection, MOVE + COPY + b";" + COPY, b"1\tx\n", timeout_s=LIMIT_S)
+            assert connection.closed
+
+    run(scenario())
+    wait_until(lambda: backends_of(tables) == 0, "its backend to end")
+    assert stored(tables) == (0, 0)
+
+
+def backends_of(database: Database) -> int:
+    """Others than the one that asks."""
+    [(number,)] = database.fetch(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND pid <> pg_backend_pid()"
+    )
+    assert isinstance(number, int)
+    return number
 
 
 def test_a_connection_cut_half_way_through_the_data_stores_nothing(tables: Database) -> None:

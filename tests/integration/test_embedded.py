@@ -318,18 +318,43 @@ def test_what_outlived_a_postmaster_is_waited_for(data_dir: Path) -> None:
         said.append(message)
         os.kill(backend, signal.SIGCONT)
 
-    with EmbeddedPostgres(data_dir, report=let_it_end, settings=TEST_SETTINGS) as postgres:
-        with contextlib.closing(psycopg2.connect(postgres.dsn)) as held:
-            backend = held.info.backend_pid
-            os.kill(backend, signal.SIGSTOP)
+    with (
+        EmbeddedPostgres(data_dir, report=let_it_end, settings=TEST_SETTINGS) as postgres,
+        contextlib.closing(psycopg2.connect(postgres.dsn)) as held,
+    ):
+        backend = held.info.backend_pid
+        os.kill(backend, signal.SIGSTOP)
+        try:
             assert postgres.pid is not None
             os.kill(postgres.pid, signal.SIGKILL)
             wait_until(lambda: not postgres.alive, "the postmaster to die")
             postgres.start()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(backend, signal.SIGKILL)
         assert ask(postgres.dsn) == 1
     [message] = said
-    assert message.startswith("waiting for what is left of a PostgreSQL that was killed (pid ")
+    assert message.startswith("waiting for what is left of another PostgreSQL (pid ")
     assert str(backend) in message
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts a server as somebody else")
+def test_as_root_in_a_container(data_dir: Path) -> None:
+    """Which may not look into processes of other users: where they work, what they run."""
+    without = ("--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace")
+    code = (
+        "import sys; from pathlib import Path; from prefork_ads.db.embedded import EmbeddedPostgres, join\n"
+        "with EmbeddedPostgres(Path(sys.argv[1])) as server:\n"
+        "    print(server.dsn == join(Path(sys.argv[1])))"
+    )
+    done = subprocess.run(
+        ["setpriv", *without, sys.executable, "-c", code, data_dir],
+        capture_output=True,
+        text=True,
+        timeout=embedded.STOP_LIMIT_S,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
 
 
 def test_what_outlives_a_postmaster_for_long_is_told_in_the_servers_own_words(
