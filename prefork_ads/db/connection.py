@@ -195,6 +195,7 @@ class AsyncConnection:
         for _ in range(LAST_READS):
             waiter = self._connection._waiter
             if self.closed or waiter is None or waiter.done():
+                # An answer that came before the end is one.
                 return
             self._connection._ready(self._connection._weakref)
         self.close()

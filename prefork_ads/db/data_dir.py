@@ -93,8 +93,10 @@ def _works_in(pid: str, directory: Path) -> bool:
 
 
 def _was_told(pid: str, pgdata: Path) -> bool:
-    """Whether a process was started as the server of this cluster."""
+    """Whether a process of the cluster's owner was started as its server; others may call theirs so."""
     try:
+        if Path(f"/proc/{pid}").stat().st_uid != pgdata.stat().st_uid:
+            return False
         told = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         return told[1] == b"-D" and Path(os.fsdecode(told[2])).samefile(pgdata)
     except (OSError, IndexError):
@@ -164,12 +166,12 @@ def find_survivors(data_dir: Path) -> list[int]:
 def wait_for_survivors(data_dir: Path, limit_s: float, tell: Callable[[list[int]], None]) -> None:
     """Wait for them to end, no longer than this. Tells of those that do not end at once."""
     give_up_at = time.monotonic() + limit_s
-    told = False
-    while find_survivors(data_dir) and time.monotonic() < give_up_at:
-        time.sleep(SURVIVORS_POLL_S)
-        if not told and (survivors := find_survivors(data_dir)):
+    looks = 0
+    while (survivors := find_survivors(data_dir)) and time.monotonic() < give_up_at:
+        looks += 1
+        if looks == 2:
             tell(survivors)
-            told = True
+        time.sleep(SURVIVORS_POLL_S)
 
 
 @contextlib.contextmanager
