@@ -1,13 +1,18 @@
-"""The command line: which load, on which server, for how long."""
+"""The command line: which load, on which server, for how long.
+
+Ctrl-C and SIGTERM end the processes of the load and the server that was started.
+"""
 
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from urllib.parse import urlsplit
 
 import click
@@ -31,6 +36,19 @@ OTHERS_CONNECTIONS = 64
 
 
 RunPhase = Callable[[str, float | None, float, int], Phase]
+
+
+def _end_by_sigterm() -> None:
+    """From now on, as by Ctrl-C."""
+    ours = os.getpid()
+
+    def end(number: int, _: FrameType | None) -> None:
+        if os.getpid() == ours:
+            raise KeyboardInterrupt
+        # A process of the load that has not come to say so itself.
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _most_connections() -> int:
@@ -103,6 +121,22 @@ def _ours(
     _say("starting a server", 0)
     server = stack.enter_context(started(cores, arguments))
     return server, stack.enter_context(slowed(cores, slowness))
+
+
+def _found(
+    stack: contextlib.ExitStack, url: str | None, slowness: float, arguments: Sequence[str]
+) -> tuple[Server, Slowed, list[int]]:
+    """The server, how slow its cores are, and the cores of the load."""
+    cores = sorted(os.sched_getaffinity(0))
+    if url is not None:
+        return _elsewhere(url), Slowed(()), cores
+    half = max(1, len(cores) // 2)
+    server_cores, load_cores = cores[:half], cores[half:] or cores
+    if slowness > 1 and set(server_cores) & set(load_cores):
+        raise click.UsageError(
+            "--slowed is for a server on other cores than the load: here is but one."
+        )
+    return (*_ours(stack, server_cores, slowness, arguments), load_cores)
 
 
 def overload(phase: RunPhase, plan: Plan, factor: float) -> list[Phase]:
@@ -232,21 +266,12 @@ def main(
             "--crowd is no overload: it has no --factor.": crowd and _is_given("factor"),
         }
     )
-    cores = sorted(os.sched_getaffinity(0))
-    half = max(1, len(cores) // 2)
-    server_cores, load_cores = cores[:half], cores[half:] or cores
-    if slowness > 1 and set(server_cores) & set(load_cores):
-        raise click.UsageError(
-            "--slowed is for a server on other cores than the load: here is but one."
-        )
     if workload == "ad":
         arguments = ("--demo-variants", DEMO_ADS, *arguments)
+    _end_by_sigterm()
     try:
         with contextlib.ExitStack() as stack:
-            if url is None:
-                server, pace = _ours(stack, server_cores, slowness, arguments)
-            else:
-                server, pace, load_cores = _elsewhere(url), Slowed(()), cores
+            server, pace, load_cores = _found(stack, url, slowness, arguments)
             # Nor may who watches the server take time from it. *Measured*: the watch on 19,000 connections
             # worked 35 ms on the server's core five times a second; the p99 there was 5.9 ms and not 4.4.
             os.sched_setaffinity(0, load_cores)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from overloadlib.errors import OverloadError
+from overloadlib.signals import leave_signals_to_parent
 
 # A slow one sends a byte so often; its time for a header ends before the header does.
 BYTE_EVERY_S = 2.0
@@ -199,6 +200,7 @@ def _work(
     cores: Sequence[int],
     pipe: "Connection[Presence | str, str]",
 ) -> None:
+    leave_signals_to_parent()
     os.sched_setaffinity(0, set(cores))
     try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

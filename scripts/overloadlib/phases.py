@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
+from overloadlib.errors import OverloadError
 from overloadlib.load import Load, Period, Plan
 from overloadlib.server import Server
+from overloadlib.signals import leave_signals_to_parent
 from overloadlib.slow import Slowed
 
 LEAD_S = 0.5
@@ -48,7 +50,7 @@ class Phase:
 
 
 def run_phase(name: str, plan: Plan, server: Server, cores: Sequence[int], pace: Slowed) -> Phase:
-    """Carry out a plan for all cores together."""
+    """Carry out a plan for all cores together. Raises OverloadError when one of its processes dies."""
     share = replace(
         plan,
         rate=None if plan.rate is None else plan.rate / len(cores),
@@ -61,15 +63,21 @@ def run_phase(name: str, plan: Plan, server: Server, cores: Sequence[int], pace:
         context.Process(target=_work, args=(share, start, core, pipe))
         for core, pipe in zip(cores, theirs, strict=True)
     ]
-    for process in processes:
-        process.start()
-    time.sleep(max(0.0, start - time.monotonic()))
-    mark = pace.mark()
-    with _Watch(server) as watch:
-        parts: list[list[Period]] = [pipe.recv() for pipe in ours]
-    speed = pace.speed_since(mark)
-    for process in processes:
-        process.join()
+    try:
+        for process, pipe in zip(processes, theirs, strict=True):
+            process.start()
+            # Whoever dies is heard of: nobody else has the other end.
+            pipe.close()
+        time.sleep(max(0.0, start - time.monotonic()))
+        mark = pace.mark()
+        with _Watch(server) as watch:
+            parts: list[list[Period]] = [_heard(pipe) for pipe in ours]
+        speed = pace.speed_since(mark)
+    finally:
+        for process in processes:
+            if process.pid is not None:
+                process.terminate()
+                process.join()
     periods = parts[0]
     for part in parts[1:]:
         for mine, other in zip(periods, part, strict=True):
@@ -79,7 +87,15 @@ def run_phase(name: str, plan: Plan, server: Server, cores: Sequence[int], pace:
     )
 
 
+def _heard(pipe: "Connection[None, list[Period]]") -> list[Period]:
+    try:
+        return pipe.recv()
+    except EOFError:
+        raise OverloadError("a process of the load has died") from None
+
+
 def _work(plan: Plan, start: float, core: int, pipe: "Connection[list[Period], None]") -> None:
+    leave_signals_to_parent()
     os.sched_setaffinity(0, {core})
     pipe.send(Load(plan).run(start))
 

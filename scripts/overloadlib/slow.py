@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from overloadlib.errors import OverloadError
+from overloadlib.signals import leave_signals_to_parent
 
 # *Measured* at 6 times: with periods of 2 ms a request took twice the processor time, since what is left of
 # one is over before the caches are warm; with 30 ms, a sixth more.
@@ -93,6 +94,7 @@ def slowed(cores: Sequence[int], factor: float) -> Iterator[Slowed]:
 def _take(
     core: int, factor: float, tally: _Tally, tells: "Connection[str, None]", parent: int
 ) -> None:
+    leave_signals_to_parent()
     try:
         os.sched_setaffinity(0, {core})
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))

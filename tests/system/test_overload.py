@@ -4,12 +4,16 @@ How much it goes on with is measured by hand (scripts/overload): a loaded machin
 """
 
 import os
+import re
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tests.conftest import Database
 from tests.support import wait_until
@@ -135,3 +139,45 @@ def test_a_crowd_that_cannot_come_says_so() -> None:
             gathered(taken.getsockname(), 10, sorted(os.sched_getaffinity(0)), most=100),
         ):
             raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda pid: os.kill(pid, signal.SIGTERM), id="SIGTERM to it alone"),
+        pytest.param(lambda pid: os.killpg(pid, signal.SIGINT), id="Ctrl-C, which reaches all"),
+    ],
+)
+def test_a_measurement_that_is_ended_leaves_nothing(
+    tmp_path: Path, end: Callable[[int], None]
+) -> None:
+    # The embedded PostgreSQL runs as another user when we are root.
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o711)
+    with subprocess.Popen(
+        [sys.executable, "-c", "from overloadlib.cli import main; main()", "--duration", "60"],
+        env=os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT / "scripts")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as measurement:
+        try:
+            assert measurement.stderr is not None
+            said = iter(measurement.stderr.readline, "")
+            assert any(line.startswith("peak,") for line in said), measurement.poll()
+            [log] = tmp_path.glob("*/log")
+            [port] = re.findall(r"ready: .*:(\d+)", log.read_text())
+            assert ask(int(port), message("/healthz")).status == 200
+            end(measurement.pid)
+            # The pipes are at their end when the last process of the load has left, too.
+            output, rest = measurement.communicate(timeout=50)
+        finally:
+            if measurement.poll() is None:
+                os.killpg(measurement.pid, signal.SIGKILL)
+                measurement.communicate()
+    assert measurement.returncode == 130
+    assert (output, rest) == ("", "")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(port)), timeout=5)
+    assert not list(tmp_path.iterdir())
