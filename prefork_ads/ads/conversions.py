@@ -204,6 +204,9 @@ def _order(parameters: Parameters) -> str:
         raise Refused(
             400, f"An order has at most {MAX_ORDER_BYTES} bytes, and no control characters."
         )
+    if "\N{REPLACEMENT CHARACTER}" in order:
+        # What is no text is replaced, and two orders would be one.
+        raise Refused(400, "An order is text in UTF-8.")
     return order
 
 

@@ -87,6 +87,7 @@ def test_what_is_no_amount_is_refused(value: str) -> None:
         ("advertiser=acme&order=1&order=2", 400, "order="),
         ("advertiser=acme&order=" + "x" * 201, 400, "200 bytes"),
         ("advertiser=acme&order=a%0Ab", 400, "control"),
+        ("advertiser=acme&order=M%FC1", 400, "UTF-8"),
         ("advertiser=acme&order=1&uid=7", 400, "UUID"),
         ("advertiser=acme&order=1&click=x", 403, "no token"),
         ("advertiser=acme&order=1&click=" + signed()[:-1] + "_", 403, "altered"),
