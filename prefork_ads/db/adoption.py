@@ -168,6 +168,8 @@ def ship(
             outcome.rows += 0 if shipment.rejected else batch.rows
             outcome.rejected += bool(shipment.rejected)
             progress(segment.position)
+    # What was there already was read and not acknowledged; a synchronous standby may not have it yet.
+    _run(conn, query("journal_segment_confirm"), {"segments": [segment.name]})
     _put_away(conn, segment, outcome)
     return outcome
 

@@ -236,6 +236,15 @@ class AsyncConnection:
         if not self.closed:
             self._connection._ready(self._connection._weakref)
 
+    def warned(self) -> bool:
+        """Whether PostgreSQL has warned of anything since this was asked last."""
+        # psycopg2 knows of what libpq received under a COPY when it looks itself.
+        self.hear()
+        notices: list[str] = self._connection.raw.notices
+        warned = bool(notices)
+        notices.clear()
+        return warned
+
     @property
     def closed(self) -> bool:
         return bool(self._connection.closed)

@@ -19,7 +19,7 @@ Must not know: HTTP, files, what the lines mean.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -257,9 +257,12 @@ class Writer:
             try:
                 shipment.answered(rows)
             except LedgerMoved as moved:
-                self._go_to(batch.segment, batch.before, moved.position)
+                await self._follow(connection, [(batch.segment, batch.before, moved.position)])
                 return
             if shipment.counted:
+                if connection.warned():
+                    # Somebody may have cancelled its wait for the standby: that commit succeeds.
+                    await self._confirm(connection, [batch.segment])
                 self._count(batch, shipment, time.perf_counter() - started)
 
     async def _prepare(self, batch: Batch) -> Shipment:
@@ -318,8 +321,29 @@ class Writer:
             timeout_s=_GIVE_UP_S,
         )
         positions: dict[str, int] = dict(connection.rows())
-        for name, shipped, _ in held:
-            self._go_to(name, shipped, positions.get(name))
+        await self._follow(
+            connection, [(name, shipped, positions.get(name)) for name, shipped, _ in held]
+        )
+
+    async def _follow(
+        self, connection: AsyncConnection, moves: Sequence[tuple[str, int, int | None]]
+    ) -> None:
+        """Go from where we thought to where the ledger stands.
+
+        What it says beyond what we were told is in the table, but not yet on a synchronous standby for
+        certain; and what is believed to be shipped is removed.
+        """
+        ahead = [name for name, shipped, position in moves if (position or 0) > shipped]
+        if ahead:
+            await self._confirm(connection, ahead)
+        for name, shipped, position in moves:
+            self._go_to(name, shipped, position)
+
+    async def _confirm(self, connection: AsyncConnection, segments: Sequence[str]) -> None:
+        """Wait for the standby, if there is a synchronous one, to have what the ledger says of these."""
+        await connection.execute(
+            query("journal_segment_confirm"), {"segments": segments}, timeout_s=_GIVE_UP_S
+        )
 
     async def _open(self, connection: AsyncConnection, batch: Batch) -> None:
         """Make the segment's row, which nobody has needed before its first batch."""

@@ -5,8 +5,10 @@ fallback and never late, no worker dies, the log stays readable, and afterwards 
 """
 
 import itertools
+import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 
+from prefork_ads.events.journal import IDLE_S, KEEP_SHIPPED_S
 from tests.cluster import ROLE, Cluster, Postgres, together
 from tests.conftest import Database
 from tests.support import wait_until
@@ -516,6 +519,72 @@ def test_a_commit_that_waits_for_a_standby_that_is_gone_counts_once(
             it.end_connections()
             clients.wait_for_more(50)
             standby.start()
+        it.server.stop()
+
+
+@pytest.mark.parametrize("worker_dies", [False, True], ids=["worker lives", "worker dies"])
+def test_what_only_a_primary_has_that_crashed_meanwhile_stays_in_the_journal(
+    pair: tuple[Postgres, Postgres], worker_dies: bool
+) -> None:
+    """A commit that waited for its standby is seen after recovery, by the primary alone."""
+    primary, standby = pair
+    database = make_database(primary, "recovered")
+    both = together(database.dsn, standby.dsn(database.name, user=ROLE))
+    replica = Database(database.name, standby.dsn(database.name))
+    waits = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE wait_event = 'SyncRep' AND application_name = 'prefork-ads writer'"
+    )
+    with scene(standby, replica, dsn=both) as it:
+        # Each worker has a row of the ledger.
+        for _ in range(30):
+            assert it.status("/log") == 204
+        wait_until(lambda: it.logged() == 30, "the standby to have them", LIMIT_S)
+        standby.end(signal.SIGKILL)
+        assert it.status("/log?last") == 204
+        wait_until(lambda: database.fetch(waits)[0][0] == 1, "a commit that waits", LIMIT_S)
+        if worker_dies:
+            for slot in (0, 1):
+                os.kill(it.server.worker(slot), signal.SIGKILL)
+        primary.end(signal.SIGKILL)
+        primary.start()
+        stored = "SELECT count(*) FROM request_log WHERE endpoint = 'log'"
+        wait_until(lambda: database.fetch(stored) == [(31,)], "it to be seen", LIMIT_S)
+        # Long enough for a file that is believed to be shipped: it rests, and is kept, for so long.
+        time.sleep(2 if worker_dies else IDLE_S + KEEP_SHIPPED_S + 2)
+        primary.end(signal.SIGKILL)
+        standby.start()
+        standby.promote()
+        wait_until(lambda: it.logged() == 31, "the last one to be stored again", LIMIT_S)
+        it.server.stop()
+
+
+def test_a_wait_for_a_standby_that_somebody_cancels_is_no_acknowledgement(
+    pair: tuple[Postgres, Postgres],
+) -> None:
+    """The commit succeeds then, with a warning, and only this primary has it."""
+    primary, standby = pair
+    database = make_database(primary, "cancelled")
+    both = together(database.dsn, standby.dsn(database.name, user=ROLE))
+    replica = Database(database.name, standby.dsn(database.name))
+    waiting = (
+        " FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name = 'prefork-ads writer'"
+        " AND (position('updated = now() WHERE' IN query) > 0) = %s"
+    )
+    with scene(standby, replica, dsn=both) as it:
+        for _ in range(30):
+            assert it.status("/log") == 204
+        wait_until(lambda: it.logged() == 30, "the standby to have them", LIMIT_S)
+        standby.end(signal.SIGKILL)
+        assert it.status("/log?last") == 204
+        count = f"SELECT count(*){waiting}"
+        wait_until(lambda: database.fetch(count, False) == [(1,)], "a commit that waits", LIMIT_S)
+        database.execute(f"SELECT pg_cancel_backend(pid){waiting}", False)
+        wait_until(lambda: database.fetch(count, True) == [(1,)], "the next that waits", LIMIT_S)
+        primary.end(signal.SIGKILL)
+        standby.start()
+        standby.promote()
+        wait_until(lambda: it.logged() == 31, "the last one to be stored again", LIMIT_S)
         it.server.stop()
 
 
