@@ -140,21 +140,29 @@ class Keeper:
 
     def _look(self) -> float:
         """Ship what dead workers have left; how long to pause then, in seconds."""
+        what = "journal"
         try:
             done = self._orphans.ship(self._beat, self._tick_at_s)
+            what = "rollup and leases"
             self._settle()
         except (psycopg2.Error, PreforkAdsError, OSError) as error:
-            self._say_once("journal", f"journal: {session.first_line(error)}")
+            self._say_once("look", f"{what}: {session.first_line(error)}")
             now_s = time.monotonic()
             self._look_backoff.failed(now_s)
             return self._look_backoff.not_before_s - now_s
-        self._troubles.pop("journal", None)
+        self._troubles.pop("look", None)
         self._look_backoff.cleared()
         return LOOK_EVERY_S if done else 0.0
 
     def _settle(self) -> None:
         """What the rollup has to fold, what the dead have held of budgets; if the days have a connection."""
-        if self._connection is None or self._connection.closed:
+        if self._connection is None:
+            return
+        if self._connection.closed:
+            # Not only with the next minute's tick: others may lead meanwhile, but what the dead of this
+            # host have held only we give back.
+            self._disconnect()
+            self._tick_at_s = 0.0
             return
         if self._leads:
             partitions.fold(self._connection)

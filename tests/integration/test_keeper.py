@@ -230,6 +230,32 @@ def test_a_lost_connection_is_made_again_and_leadership_with_it(
     assert running.stop() == 0
 
 
+def test_a_lost_connection_is_made_again_before_the_next_tick(
+    database: Database, keepers: Keepers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the dead of this host have held comes back within seconds, behind a fail-over, too."""
+    monkeypatch.setattr(keeper, "TICK_EVERY_S", 600.0)
+    monkeypatch.setattr(keeper, "LOOK_EVERY_S", 0.1)
+    running = keepers.start(database.dsn)
+    settled = f"{OTHERS} AND state = 'idle' AND position('lease_settle' IN query) > 0"
+    wait_until(lambda: database.fetch(settled) == [(1,)], "its first look to be over")
+    database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    place = f"{socket.gethostname()}:{(keepers.folder / 'journal').absolute()}"
+    database.execute(
+        "INSERT INTO lease_holder (holder, since, turn, journal, seen_at, up_to, window_s)"
+        " VALUES ('gone-1-0', now(), 1, %s, now() - interval '1 minute', now(), 900)",
+        place,
+    )
+    wait_until(
+        lambda: database.fetch("SELECT count(*) FROM lease_holder") == [(0,)],
+        "the leases of the dead to be back",
+    )
+    assert running.stop() == 0
+
+
 def test_a_worker_that_nobody_has_buried_yet_is_news_once() -> None:
     """A master that is held up buries nobody; its keeper must not turn in circles meanwhile."""
     board = Scoreboard(counters=CELLS, gauges=len(Gauge))
