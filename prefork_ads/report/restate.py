@@ -113,8 +113,13 @@ def _days(
         cursor.execute(query("request_log_days"))
         kept = [day for (day,) in cursor.fetchall()]
     # A period that ends at midnight does not have the day that begins there.
-    end = (last - datetime.timedelta(microseconds=1)).date() if last is not None else None
-    return (day for day in kept if first.date() <= day and (end is None or day <= end))
+    end = (_utc(last) - datetime.timedelta(microseconds=1)).date() if last is not None else None
+    return (day for day in kept if _utc(first).date() <= day and (end is None or day <= end))
+
+
+def _utc(moment: datetime.datetime) -> datetime.datetime:
+    """Days are those of UTC, also where a moment was told with an offset."""
+    return moment if moment.tzinfo is None else moment.astimezone(datetime.UTC)
 
 
 def _restate_day(conn: Connection, day: datetime.date, judge: Judge, *, dry_run: bool) -> Day:

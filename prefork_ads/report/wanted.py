@@ -114,7 +114,9 @@ def moments(
 def today_in(zone: str) -> datetime.date:
     """The date there. A zone that is not known here is refused later, by PostgreSQL."""
     try:
-        return datetime.datetime.now(zoneinfo.ZoneInfo(zone)).date()
+        # PostgreSQL knows them in any case of letters, files do not.
+        known = {name.lower(): name for name in zoneinfo.available_timezones()}
+        return datetime.datetime.now(zoneinfo.ZoneInfo(known.get(zone.lower(), zone))).date()
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         return datetime.datetime.now(datetime.UTC).date()
 
@@ -134,6 +136,9 @@ def _span(
         if _DAY.fullmatch(text):
             return _whole(datetime.date.fromisoformat(text), 1)
         moment = datetime.datetime.fromisoformat(text)
+        if not 1 < moment.year < datetime.MAXYEAR:
+            # In another zone it may be of a year that Python has not.
+            raise ValueError
         return moment, moment
     except (ValueError, OverflowError):
         raise ConfigError(

@@ -259,6 +259,16 @@ def test_a_day_whose_midnight_comes_twice_begins_with_the_first(catalog: Databas
     assert report(catalog.dsn, second).rows[0].sums["requests"] == 3
 
 
+def test_of_half_an_hour_that_comes_twice_the_first_is_meant(catalog: Database) -> None:
+    """On Lord Howe Island clocks go back from two o'clock to half past one."""
+    fill(catalog, at_each_hour("2027-04-03T14:50+00:00", 1))
+    found = {}
+    for moment in ("01:45", "01:45+11:00", "01:45+10:30"):
+        asked = read(by="", zone="Australia/Lord_Howe", starts=f"2027-04-04T{moment}")
+        found[moment] = report(catalog.dsn, asked).rows[0].sums["requests"]
+    assert found == {"01:45": 1, "01:45+11:00": 1, "01:45+10:30": 0}
+
+
 def test_half_hours_are_cut_exactly_or_not_at_all(catalog: Database) -> None:
     """From single events while there are any; of days that are forgotten no figure is made up."""
     fill(catalog, at_each_hour("2026-10-24T00:00+00:00", 24))
@@ -408,3 +418,19 @@ def test_a_report_too_long_to_read_is_refused(
     assert words.MOST_ROWS > 5
     with pytest.raises(ConfigError, match="take fewer dimensions"):
         report(catalog.dsn, read(by="hour"))
+
+
+def test_clocks_that_change_by_half_an_hour_before_the_end_are_seen(catalog: Database) -> None:
+    """On Lord Howe Island they go from +11 to +10:30; the day after begins inside an hour of UTC."""
+    fill(catalog, at_each_hour("2027-04-03T14:00+00:00", 24))
+    asked = read(
+        by="day,hour",
+        measures="all",
+        zone="Australia/Lord_Howe",
+        starts="2027-04-04T01:00",
+        ends="2027-04-05T00:30",
+    )
+    made = report(catalog.dsn, asked)
+    assert made.source == "raw"
+    days = report(catalog.dsn, read(by="day", zone="Australia/Lord_Howe", ends="2027-04-05T00:30"))
+    assert days.source == "raw"

@@ -42,6 +42,19 @@ def test_without_bounds_all_that_is_kept_is_compared(catalog: Database) -> None:
     assert check(catalog.dsn).rows == 4
 
 
+def test_a_period_ends_where_there_can_be_nothing_any_more(catalog: Database) -> None:
+    """The days up to the end of the calendar are not looked at one by one."""
+    days: set[int | None] = set()
+    proof = check(
+        catalog.dsn,
+        DAYS[0],
+        datetime.datetime(9999, 1, 1, tzinfo=datetime.UTC),
+        progress=lambda n, of, _: days.add(of),
+    )
+    assert proof.rows == 4
+    assert max(of or 0 for of in days) < 400
+
+
 def test_each_difference_is_named(catalog: Database) -> None:
     """A figure that is off, a row too many, a row too few."""
     catalog.execute(

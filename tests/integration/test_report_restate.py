@@ -428,3 +428,12 @@ def test_nothing_is_lost_while_writers_run(catalog: Database) -> None:
     sums = billed(catalog)
     assert sums[True][:2] == (crawlers, crawlers)
     assert sums[False][:2] == (sum(sent) - crawlers,) * 2
+
+
+def test_a_moment_with_an_offset_is_in_its_day_of_utc(catalog: Database) -> None:
+    """One o'clock in Berlin is still the day before in UTC."""
+    fill(catalog, [Decided(new_id(NOON, random.Random(1)), NOON)])
+    first = datetime.datetime.fromisoformat("2026-10-25T01:00+02:00")
+    last = datetime.datetime.fromisoformat("2026-10-25T02:00+02:00")
+    days = restate(catalog.dsn, first, last, dry_run=True, judge=nobody)
+    assert [day.day.isoformat() for day in days] == ["2026-10-24"]

@@ -7,7 +7,7 @@ import pytest
 from prefork_ads.errors import ConfigError
 from prefork_ads.report.columns import DIMENSIONS, figures_statement
 from prefork_ads.report.measures import DEFAULT, MEASURES
-from prefork_ads.report.wanted import moments, read
+from prefork_ads.report.wanted import moments, read, today_in
 
 TODAY = datetime.date(2026, 11, 22)
 
@@ -136,3 +136,16 @@ def test_nothing_that_a_user_writes_gets_into_the_statement() -> None:
 
 def test_all_measures_can_be_had_at_once() -> None:
     assert read(by="", measures="all").measures == tuple(MEASURES)
+
+
+def test_a_zone_is_known_in_any_case_of_letters() -> None:
+    """PostgreSQL takes it so; today must not be that of UTC then."""
+    east, west = "Pacific/Kiritimati", "Pacific/Pago_Pago"
+    assert today_in(east.lower()) == today_in(east)
+    assert today_in(west.lower()) == today_in(west)
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00+14:00", "9999-12-31T23:00-10:00"])
+def test_a_moment_beyond_what_dates_reach_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no time"):
+        read(by="", starts=text)
