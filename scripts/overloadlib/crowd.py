@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from overloadlib.errors import OverloadError
-from overloadlib.signals import leave_signals_to_parent
+from overloadlib.processes import leave_signals_to_parent, start
 
 # A slow one sends a byte so often; its time for a header ends before the header does.
 BYTE_EVERY_S = 2.0
@@ -159,14 +159,12 @@ def gathered(
     sizes = [min(most, number - start) for start in range(0, number, most)]
     context = multiprocessing.get_context("fork")
     pipes: list[Connection[str, Presence | str]] = []
-    processes = []
     found: list[Presence] = []
-    try:
+    with contextlib.ExitStack() as running:
         for size in sizes:
             ours, theirs = context.Pipe()
             pipes.append(ours)
-            processes.append(context.Process(target=_work, args=(address, size, cores, theirs)))
-            processes[-1].start()
+            start(context.Process(target=_work, args=(address, size, cores, theirs)), running)
             # Whoever dies is heard of: nobody else has the other end.
             theirs.close()
         for pipe in pipes:
@@ -181,10 +179,6 @@ def gathered(
             if not isinstance(seen, Presence):
                 raise OverloadError(seen)
             found.append(seen)
-    finally:
-        for process in processes:
-            process.terminate()
-            process.join()
 
 
 def _heard(pipe: "Connection[str, Presence | str]") -> Presence | str:

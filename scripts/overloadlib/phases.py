@@ -9,13 +9,14 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 from overloadlib.errors import OverloadError
 from overloadlib.load import Load, Period, Plan
+from overloadlib.processes import leave_signals_to_parent, start
 from overloadlib.server import Server
-from overloadlib.signals import leave_signals_to_parent
 from overloadlib.slow import Slowed
 
 LEAD_S = 0.5
@@ -57,27 +58,22 @@ def run_phase(name: str, plan: Plan, server: Server, cores: Sequence[int], pace:
         max_connections=max(1, plan.max_connections // len(cores)),
     )
     context = multiprocessing.get_context("fork")
-    start = time.monotonic() + LEAD_S
+    begin = time.monotonic() + LEAD_S
     ours, theirs = zip(*(context.Pipe(duplex=False) for _ in cores), strict=True)
     processes = [
-        context.Process(target=_work, args=(share, start, core, pipe))
+        context.Process(target=_work, args=(share, begin, core, pipe))
         for core, pipe in zip(cores, theirs, strict=True)
     ]
-    try:
+    with ExitStack() as running:
         for process, pipe in zip(processes, theirs, strict=True):
-            process.start()
+            start(process, running)
             # Whoever dies is heard of: nobody else has the other end.
             pipe.close()
-        time.sleep(max(0.0, start - time.monotonic()))
+        time.sleep(max(0.0, begin - time.monotonic()))
         mark = pace.mark()
         with _Watch(server) as watch:
             parts: list[list[Period]] = [_heard(pipe) for pipe in ours]
         speed = pace.speed_since(mark)
-    finally:
-        for process in processes:
-            if process.pid is not None:
-                process.terminate()
-                process.join()
     periods = parts[0]
     for part in parts[1:]:
         for mine, other in zip(periods, part, strict=True):
@@ -94,10 +90,10 @@ def _heard(pipe: "Connection[None, list[Period]]") -> list[Period]:
         raise OverloadError("a process of the load has died") from None
 
 
-def _work(plan: Plan, start: float, core: int, pipe: "Connection[list[Period], None]") -> None:
+def _work(plan: Plan, begin: float, core: int, pipe: "Connection[list[Period], None]") -> None:
     leave_signals_to_parent()
     os.sched_setaffinity(0, {core})
-    pipe.send(Load(plan).run(start))
+    pipe.send(Load(plan).run(begin))
 
 
 class _Watch:

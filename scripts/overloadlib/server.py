@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from overloadlib.errors import OverloadError
+from overloadlib.processes import held_back, let_in
 
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 60.0
@@ -65,9 +66,10 @@ def _program() -> list[str]:
 @contextlib.contextmanager
 def started(cores: Sequence[int], arguments: Sequence[str]) -> Iterator[Server]:
     """A server with an embedded PostgreSQL in a new directory, on these cores; both are gone afterwards."""
-    with tempfile.TemporaryDirectory(
-        prefix="prefork-ads-overload-", ignore_cleanup_errors=True
-    ) as folder:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="prefork-ads-overload-", ignore_cleanup_errors=True)
+        )
         # The embedded PostgreSQL runs as another user when we are root.
         Path(folder).chmod(0o711)
         data, log = Path(folder) / "data", Path(folder) / "log"
@@ -79,16 +81,19 @@ def started(cores: Sequence[int], arguments: Sequence[str]) -> Iterator[Server]:
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, set(cores))
         try:
-            with log.open("wb") as output:
+            with log.open("wb") as output, held_back():
                 process = subprocess.Popen(
-                    command, stdout=output, stderr=output, cwd=ROOT, start_new_session=True
+                    command,
+                    stdout=output,
+                    stderr=output,
+                    cwd=ROOT,
+                    start_new_session=True,
+                    preexec_fn=let_in,  # noqa: PLW1509 - there are no threads here
                 )
+                stack.callback(_stop, process)
         finally:
             os.sched_setaffinity(0, before)
-        try:
-            yield Server(_wait_until_ready(process, log), process.pid, data)
-        finally:
-            _stop(process)
+        yield Server(_wait_until_ready(process, log), process.pid, data)
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> tuple[str, int]:

@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from overloadlib.errors import OverloadError
-from overloadlib.signals import leave_signals_to_parent
+from overloadlib.processes import leave_signals_to_parent, start
 
 # *Measured* at 6 times: with periods of 2 ms a request took twice the processor time, since what is left of
 # one is over before the caches are warm; with 30 ms, a sixth more.
@@ -77,10 +77,8 @@ def slowed(cores: Sequence[int], factor: float) -> Iterator[Slowed]:
             tally = context.RawArray(ctypes.c_double, 2)
             told, tells = context.Pipe(duplex=False)
             process = context.Process(target=_take, args=(core, factor, tally, tells, os.getpid()))
-            process.start()
+            start(process, running)
             tells.close()
-            running.callback(process.join)
-            running.callback(process.kill)
             if refusal := told.recv():
                 raise OverloadError(
                     f"core {core} cannot be slowed down: {refusal}. Real-time scheduling takes the right"
