@@ -28,6 +28,10 @@ MOST_DEPTH: Final = 40
 
 # libyaml where the package was built with it: about eight times as fast.
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# What libyaml says of brackets beyond its own limit, 1,000 since 0.2.6. It looks so far ahead, to see whether
+# a key begins there, that it meets that before we see the first bracket.
+_TOO_DEEP: Final = "exceeded maximum nesting depth"
+_NESTED: Final = f"is nested more than {MOST_DEPTH} deep"
 
 
 @dataclass(slots=True)
@@ -84,16 +88,22 @@ def read(text: str, file: str, complaints: Complaints) -> Node | None:
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
         mark = Mark(file, at.line + 1, at.column + 1) if at is not None else Mark(file)
-        context = error.context
-        if context and error.context_mark is not None:
-            context = f"{context} from line {error.context_mark.line + 1}"
-        said = ", ".join(part for part in (context, error.problem) if part)
-        complaints.add(mark, "", f"is not YAML: {said}{_hint(text, mark)}")
+        complaints.add(mark, "", _said_by(error, text, mark))
     except yaml.YAMLError as error:
         reason = getattr(error, "reason", None) or str(error).split("\n", 1)[0]
         complaints.add(_mark_of(error, text, file), "", f"is not YAML: {reason}")
     complaints.incomplete = True
     return None
+
+
+def _said_by(error: yaml.MarkedYAMLError, text: str, mark: Mark) -> str:
+    if error.problem == _TOO_DEEP:
+        return _NESTED
+    context = error.context
+    if context and error.context_mark is not None:
+        context = f"{context} from line {error.context_mark.line + 1}"
+    said = ", ".join(part for part in (context, error.problem) if part)
+    return f"is not YAML: {said}{_hint(text, mark)}"
 
 
 def _hint(text: str, mark: Mark) -> str:
@@ -157,7 +167,7 @@ class _Builder:
     def _open(self, event: Any, node: Listing | Members) -> None:
         self._refuse_tag(event, node.mark)
         if len(self._stack) >= MOST_DEPTH:
-            raise _Unreadable(node.mark, f"is nested more than {MOST_DEPTH} deep")
+            raise _Unreadable(node.mark, _NESTED)
         self._count(1, node.mark)
         self._stack.append(node)
         self._names.append(None)
