@@ -4,35 +4,51 @@ A terminal's Ctrl-C reaches all of them at once. One ends them in order, and say
 the others signals are nothing that they see to themselves.
 
 Python runs a handler between any two of its steps. The one between a fork and the line that remembers the
-child left a child behind that nobody knew, at work for a minute (*seen*, in one run of hundreds). So signals
-wait in the kernel meanwhile. A child inherits that (fork(2), execve(2)) and has to let them in again.
+child left a child behind that nobody knew, at work for a minute (*seen*, in one run of hundreds). So they are
+only noted meanwhile. Why the kernel does not hold them back: it does so for one thread (sigprocmask(2)), and
+another that takes the signal has Python run the handler in the main one all the same.
 
 Must not know: what the processes do.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.process import BaseProcess
+from types import FrameType
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Ctrl-C and SIGTERM come at the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    """In the main thread: Ctrl-C and SIGTERM come at the end of the block."""
+    ours = os.getpid()
+    came: list[int] = []
+    over = False
+
+    def note(number: int, _: FrameType | None) -> None:
+        if os.getpid() != ours:
+            # A process of the load that has not come to say so itself.
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+        elif over:
+            raise KeyboardInterrupt
+        else:
+            came.append(number)
+
+    before = {number: signal.getsignal(number) for number in _ENDING}
     try:
-        # In here: what came before raises from this call, which has held the others back by then.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        for number in _ENDING:
+            signal.signal(number, note)
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def let_in() -> None:
-    """In a child that was started while they were held back."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        over = True
+        for number in _ENDING:
+            signal.signal(number, before[number])
+        if came:
+            signal.raise_signal(came[0])
 
 
 def start(process: BaseProcess, stack: ExitStack) -> None:
@@ -40,11 +56,11 @@ def start(process: BaseProcess, stack: ExitStack) -> None:
     with held_back():
         process.start()
         stack.callback(process.join)
-        stack.callback(process.terminate)
+        # Not SIGTERM: before the child is a whole Python, a signal that Python handles is forgotten there.
+        stack.callback(process.kill)
 
 
 def leave_signals_to_parent() -> None:
-    """In a process of its own: only SIGTERM ends it, as its parent does, without a word."""
+    """In a process of its own: Ctrl-C does not end it, SIGTERM does without a word."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    let_in()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from overloadlib.errors import OverloadError
-from overloadlib.processes import held_back, let_in
+from overloadlib.processes import held_back
 
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 60.0
@@ -83,12 +83,7 @@ def started(cores: Sequence[int], arguments: Sequence[str]) -> Iterator[Server]:
         try:
             with log.open("wb") as output, held_back():
                 process = subprocess.Popen(
-                    command,
-                    stdout=output,
-                    stderr=output,
-                    cwd=ROOT,
-                    start_new_session=True,
-                    preexec_fn=let_in,  # noqa: PLW1509 - there are no threads here
+                    command, stdout=output, stderr=output, cwd=ROOT, start_new_session=True
                 )
                 stack.callback(_stop, process)
         finally:

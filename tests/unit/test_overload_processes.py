@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,14 @@ _MINUTE = Plan(("127.0.0.1", 9), (b"GET / HTTP/1.1\r\n\r\n",), 1.0, 60.0, 1.0, 1
 
 @pytest.fixture(autouse=True)
 def ctrl_c_is_heard() -> Iterator[None]:
-    """As in a terminal, whatever this process was started by."""
+    """As in a terminal, whatever this process was started by; and by any of its threads."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    ended = threading.Event()
+    other = threading.Thread(target=ended.wait)
+    other.start()
     yield
+    ended.set()
+    other.join()
     signal.signal(signal.SIGINT, before)
 
 
@@ -95,24 +101,34 @@ def test_ctrl_c_right_behind_the_start_of_a_server_ends_it(monkeypatch: pytest.M
         server.started(sorted(os.sched_getaffinity(0)), []),
     ):
         raise AssertionError
-    # It did not inherit that signals are held back.
     assert begun[0].returncode == -signal.SIGTERM
 
 
-def test_what_came_before_is_not_held_back_with_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its handler is run by the call that holds back, when that has been done."""
-    set_mask = signal.pthread_sigmask
+def test_a_signal_while_handlers_are_put_back_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other handler is not back yet."""
+    set_handler = signal.signal
+    before = signal.getsignal(signal.SIGTERM)
 
-    def hold_back_and_raise(how: int, which: Sequence[int]) -> set[int]:
-        held = set_mask(how, which)
-        if how == signal.SIG_BLOCK and which:
-            raise KeyboardInterrupt
-        return set(held)
+    def set_and_send(number: int, handler: object) -> object:
+        set_handler(number, handler)  # type: ignore[arg-type]
+        if handler is signal.default_int_handler:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return None
 
-    monkeypatch.setattr(signal, "pthread_sigmask", hold_back_and_raise)
+    monkeypatch.setattr(signal, "signal", set_and_send)
     with pytest.raises(KeyboardInterrupt), held_back():
-        raise AssertionError
-    assert not set_mask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
+        pass
+    set_handler(signal.SIGTERM, before)
+
+
+def test_a_child_that_is_ended_before_it_says_who_it_is_ends() -> None:
+    with held_back():
+        child = os.fork()
+        if not child:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
 
 
 def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
